@@ -1,0 +1,11 @@
+"""Self-supervised learning over synchronized sensor logs.
+
+SensorLog --read--> Clip --collate--> Batch --tokenize--> TokenBatch --encode--> latents --pool--> embedding
+
+The rooms in reading order, which is the order of dependency; each imports only from those above it.
+"""
+
+ROOMS = (
+    "types", "config", "logs", "sim", "clips", "layers", "modalities", "model", "masking", "objectives",
+    "run", "monitors", "checkpoint", "train", "embed", "evaluate", "demo", "cli",
+)  # fmt: skip

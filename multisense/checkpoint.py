@@ -1,0 +1,67 @@
+"""Checkpoints: safetensors and a small JSON, written beside and renamed, so that a killed run leaves a whole one."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from multisense.config import ConfigError
+from multisense.objectives.latent import LatentPrediction
+from multisense.run import load_strictly, save_module
+
+
+def save_checkpoint(out: Path, objective: LatentPrediction, optimizer: Any, step: int, accelerator: Any) -> None:
+    """Write RUN/checkpoint (everything `--resume` needs) and RUN/*.safetensors (what embedding needs)."""
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        fresh, final = out / ".checkpoint.new", out / "checkpoint"
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        save_module(objective, fresh / "objective.safetensors")
+        save_file(_optimizer_tensors(objective, optimizer), fresh / "optimizer.safetensors")
+        scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
+        (fresh / "state.json").write_text(json.dumps({"step": step, "scaler": scaler}))
+        _swap(fresh, final)
+        save_module(objective.predictor, out / "predictor.safetensors")
+        save_module(objective.teacher, out / "model.safetensors")
+    accelerator.wait_for_everyone()
+
+
+def _swap(fresh: Path, final: Path) -> None:
+    """Put `fresh` in the place of `final`; at every moment one of `final`, `final`.old is whole."""
+    old = final.with_name(".checkpoint.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        final.rename(old)
+    fresh.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_checkpoint(out: Path, objective: LatentPrediction, optimizer: torch.optim.Optimizer) -> int:
+    """Load the last checkpoint into the parts; returns the step to go on from."""
+    folder = next((f for f in (out / "checkpoint", out / ".checkpoint.old") if (f / "state.json").exists()), None)
+    if folder is None:
+        raise ConfigError(f"{out}: no checkpoint to resume from; it saves one every train.save_every steps")
+    load_strictly(objective, folder / "objective.safetensors")
+    try:
+        tensors = load_file(folder / "optimizer.safetensors")
+    except (FileNotFoundError, SafetensorError) as error:
+        raise ConfigError(f"{folder / 'optimizer.safetensors'}: cannot be read ({error})") from error
+    for name, parameter in objective.named_parameters():
+        if parameter.requires_grad:
+            prefix = f"{name}:"
+            optimizer.state[parameter] = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    return int(json.loads((folder / "state.json").read_text())["step"])
+
+
+def _optimizer_tensors(objective: LatentPrediction, optimizer: Any) -> dict[str, torch.Tensor]:
+    state = optimizer.state
+    return {
+        f"{name}:{key}": value.detach().cpu().contiguous()
+        for name, parameter in objective.named_parameters()
+        for key, value in state.get(parameter, {}).items()
+    }

@@ -1,0 +1,241 @@
+"""Windows of logs, every sensor on its own regular grid -> Clip -> Batch.
+
+Which windows an epoch holds is a pure function of (seed, epoch, index). Only samples inside [start, stop) are read.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+import torchaudio.functional
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from multisense.logs.base import LogError, SensorLog
+from multisense.types import Batch, Clip, SensorInfo, Stream
+
+Resample = Literal["nearest", "linear", "bandlimited"]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The regular grid a sensor is put on: `count` points at start + k / rate_hz."""
+
+    name: str
+    kind: str
+    rate_hz: float
+    count: int
+    shape: tuple[int, ...]
+    """Shape of one sample on the grid."""
+    dtype: str
+    resample: Resample
+    tolerance_s: float
+    """A grid point farther than this from every sample is not valid."""
+    background: Literal["none", "first"] = "none"
+    """"first": the log's first frame is subtracted from every frame (gel cameras); 128 then means no change."""
+    size: tuple[int, int] | None = None
+    """Height and width that frames are resized to."""
+
+    @property
+    def seconds(self) -> float:
+        return self.count / self.rate_hz
+
+
+def read_clip(log: SensorLog, start_s: float, grids: Mapping[str, Grid], seconds: float) -> Clip:
+    """The window [start_s, start_s + seconds) of `log`, one grid per sensor; a sensor the log lacks is absent."""
+    values, valid = {}, {}
+    for name, grid in grids.items():
+        if name in log.sensors:
+            values[name], valid[name] = _on_grid(log, grid, start_s, start_s + seconds)
+        else:
+            values[name], valid[name] = _absent(grid)
+    return Clip(log.name, float(start_s), values, valid)
+
+
+def _absent(grid: Grid) -> tuple[Tensor, Tensor]:
+    dtype = torch.uint8 if grid.dtype == "uint8" else torch.float32
+    return torch.zeros(grid.count, *grid.shape, dtype=dtype), torch.zeros(grid.count, dtype=torch.bool)
+
+
+def _on_grid(log: SensorLog, grid: Grid, start_s: float, stop_s: float) -> tuple[Tensor, Tensor]:
+    stream = log.read(grid.name, start_s, stop_s)
+    if len(stream.times_s) == 0:
+        return _absent(grid)
+    # Clip-relative in float64 first: float32 seconds since boot have no milliseconds left.
+    stream = replace(stream, times_s=stream.times_s - start_s)
+    if grid.resample == "bandlimited":
+        return _bandlimited(stream, grid)
+    wanted = np.arange(grid.count) / grid.rate_hz
+    nearest = _nearest(stream.times_s, wanted)
+    valid = np.abs(stream.times_s[nearest] - wanted) <= grid.tolerance_s
+    if grid.resample == "nearest":
+        data = _frames(log, grid, stream.data[nearest])
+    else:
+        data, finite = _interpolate(stream, wanted)
+        valid &= finite
+    data[~valid] = 0
+    return torch.from_numpy(data), torch.from_numpy(valid)
+
+
+def _nearest(times: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    right = np.searchsorted(times, wanted).clip(1, max(len(times) - 1, 1))
+    right = np.minimum(right, len(times) - 1)
+    left = np.maximum(right - 1, 0)
+    return np.where(wanted - times[left] <= times[right] - wanted, left, right)
+
+
+def _interpolate(stream: Stream, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Linear interpolation of every channel at once; a point next to a non-finite sample is not valid."""
+    flat = np.asarray(stream.data, np.float32).reshape(len(stream.data), -1)
+    known = np.isfinite(flat).all(1)
+    flat = np.where(known[:, None], flat, 0)
+    right = np.searchsorted(stream.times_s, wanted, side="right").clip(1, len(flat) - 1) if len(flat) > 1 else 0
+    left = np.maximum(right - 1, 0)
+    span = np.maximum(stream.times_s[right] - stream.times_s[left], 1e-12)
+    weight = ((wanted - stream.times_s[left]) / span).clip(0, 1).astype(np.float32)[:, None]
+    data = (1 - weight) * flat[left] + weight * flat[right]
+    return data.reshape(len(wanted), *stream.data.shape[1:]), known[left] & known[right]
+
+
+def _frames(log: SensorLog, grid: Grid, frames: np.ndarray) -> np.ndarray:
+    """Frames at the grid's size, less the log's first frame where the grid asks for it."""
+    if grid.background == "first":
+        info = log.sensors[grid.name]
+        first = log.read(grid.name, info.start_s, info.start_s + 1.5 / info.rate_hz).data[:1]
+        frames = (frames.astype(np.int16) - first.astype(np.int16) + 128).clip(0, 255).astype(frames.dtype)
+    if grid.size is None or frames.shape[1:3] == grid.size:
+        return np.array(frames)
+    images = torch.from_numpy(frames).permute(0, 3, 1, 2)
+    small = torch.nn.functional.interpolate(images.float(), grid.size, mode="bilinear", antialias=True)
+    return small.round().clamp(0, 255).to(images.dtype).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def _bandlimited(stream: Stream, grid: Grid) -> tuple[Tensor, Tensor]:
+    """Sound on its nominal native grid (linear between its own stamps, which differ by less than a sample or so), then
+    resampled band-limited where another rate is asked for."""
+    native = round(grid.seconds * stream.rate_hz)
+    wanted = np.arange(native) / stream.rate_hz
+    nearest = _nearest(stream.times_s, wanted)
+    valid = np.abs(stream.times_s[nearest] - wanted) <= grid.tolerance_s
+    if len(stream.data) == native and np.abs(stream.times_s - wanted).max() < 0.25 / stream.rate_hz:
+        data = np.array(stream.data, np.float32)
+        valid &= np.isfinite(data).reshape(native, -1).all(1)
+    else:
+        data, finite = _interpolate(stream, wanted)
+        valid &= finite
+    data[~valid] = 0
+    sound, mask = torch.from_numpy(data), torch.from_numpy(valid)
+    if native == grid.count:
+        return sound, mask
+    sound = torchaudio.functional.resample(sound.movedim(0, -1), round(stream.rate_hz), round(grid.rate_hz))
+    picks = (torch.arange(grid.count) * native // grid.count).clamp(max=native - 1)
+    return sound.movedim(-1, 0)[: grid.count].contiguous(), mask[picks]
+
+
+def collate(clips: Sequence[Clip]) -> Batch:
+    """Stack clips of the same grids; every sensor is in every batch, present or not."""
+    names = clips[0].values
+    return Batch(
+        values={n: torch.stack([c.values[n] for c in clips]) for n in names},
+        valid={n: torch.stack([c.valid[n] for c in clips]) for n in names},
+        logs=tuple(c.log for c in clips),
+        starts_s=tuple(c.start_s for c in clips),
+    )
+
+
+def span(log: SensorLog, sensors: Sequence[str]) -> tuple[float, float]:
+    """The time that every one of `sensors` present in the log covers: (start_s, stop_s)."""
+    infos = [log.sensors[n] for n in sensors if n in log.sensors]
+    if not infos:
+        raise LogError(f"{log.path}: none of the sensors {list(sensors)} is in this log; it has {list(log.sensors)}")
+    return max(i.start_s for i in infos), min(i.stop_s for i in infos)
+
+
+def window_starts(log: SensorLog, seconds: float, stride_s: float, sensors: Sequence[str]) -> np.ndarray:
+    """Starts (s) of the regular windows that lie wholly inside the log's common span; empty if it is too short."""
+    start, stop = span(log, sensors)
+    # A recording of exactly `seconds` holds one window; stamps may fall short of it by rounding.
+    count = math.floor((stop - start - seconds) / stride_s + 1e-3) + 1
+    return start + stride_s * np.arange(max(count, 0))
+
+
+class Windows(Dataset):
+    """Every regular window of some logs, in order: map-style, items are Clips. For embedding and probing."""
+
+    def __init__(self, logs: Sequence[SensorLog], grids: Mapping[str, Grid], seconds: float, stride_s: float):
+        self.logs, self.grids, self.seconds = list(logs), dict(grids), seconds
+        self.index = [
+            (number, float(start))
+            for number, log in enumerate(self.logs)
+            for start in window_starts(log, seconds, stride_s, list(grids))
+        ]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, item: int) -> Clip:
+        number, start = self.index[item]
+        return read_clip(self.logs[number], start, self.grids, self.seconds)
+
+
+class TrainingClips(Dataset):
+    """An endless sequence of random windows: item i of the run is a pure function of (seed, i).
+
+    Item i belongs to epoch i // len(logs); an epoch visits every log once, in a shuffled order. Items are addressed by
+    their number in the whole run, so that any split over processes, workers and restarts sees the same clips.
+    """
+
+    def __init__(self, logs: Sequence[SensorLog], grids: Mapping[str, Grid], seconds: float, seed: int, length: int):
+        self.grids, self.seconds, self.seed, self.length = dict(grids), seconds, seed, length
+        self.logs, self.spans = [], []
+        for log in logs:
+            start, stop = span(log, list(grids))
+            if stop - start >= seconds - 1e-3:
+                self.logs.append(log)
+                self.spans.append((start, max(stop - seconds, start)))
+        if not self.logs:
+            longest = max((stop - start for start, stop in (span(log, list(grids)) for log in logs)), default=0.0)
+            raise LogError(
+                f"data.clip_seconds is {seconds} but the longest of {len(logs)} logs has its sensors together for only "
+                f"{longest:.3f} s: choose a shorter clip or longer logs"
+            )
+        # Long logs hold more windows: each is visited in proportion to its length, at least once an epoch.
+        lengths = np.array([stop - start + seconds for start, stop in self.spans])
+        repeats = np.maximum(1, np.round(lengths / np.median(lengths))).astype(int)
+        self.visits = np.repeat(np.arange(len(self.logs)), repeats)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def draw(self, item: int) -> tuple[int, float]:
+        """Which log, and from which second, item `item` of the run is."""
+        epoch, place = divmod(item, len(self.visits))
+        order = np.random.default_rng([self.seed, 1, epoch]).permutation(len(self.visits))
+        number = int(self.visits[order[place]])
+        first, last = self.spans[number]
+        return number, float(np.random.default_rng([self.seed, 2, item]).uniform(first, last))
+
+    def __getitem__(self, item: int) -> Clip:
+        number, start = self.draw(item)
+        return read_clip(self.logs[number], start, self.grids, self.seconds)
+
+
+class InMemory:
+    """A log whose wanted sensors were decoded once and are kept: small data sets train several times faster so."""
+
+    def __init__(self, log: SensorLog, sensors: Sequence[str]):
+        self.name, self.path, self.labels = log.name, log.path, log.labels
+        self.sensors: Mapping[str, SensorInfo] = {n: log.sensors[n] for n in sensors if n in log.sensors}
+        self._fingerprint = log.fingerprint()
+        self._streams = {n: log.read(n, -math.inf, math.inf) for n in self.sensors}
+
+    def read(self, sensor: str, start_s: float, stop_s: float) -> Stream:
+        stream = self._streams[sensor]
+        a, b = np.searchsorted(stream.times_s, [start_s, stop_s])
+        return replace(stream, times_s=stream.times_s[a:b], data=stream.data[a:b])
+
+    def fingerprint(self) -> str:
+        return self._fingerprint

@@ -1,0 +1,70 @@
+"""The whole line on simulated recordings: simulate, train, embed, ablate, retrieve, report. No data needed."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from multisense.embed import embed_logs
+from multisense.evaluate.ablation import ablate
+from multisense.evaluate.report import Findings, read_metrics, write_report
+from multisense.evaluate.retrieval import retrieve
+from multisense.logs.open import open_logs
+from multisense.run import load_config, open_run, write_atomically
+from multisense.sim.simulate import simulate_tabletop
+from multisense.train import train
+
+TRAIN_EPISODES, TEST_EPISODES, SECONDS = 480, 120, 4.0
+SEED = 0
+
+
+def demo_config() -> Path:
+    """The demo's configuration: inside an installed package, or beside it in a checkout."""
+    here = Path(__file__).parent
+    packaged = here / "configs" / "demo.yaml"
+    return packaged if packaged.exists() else here.parent / "configs" / "demo.yaml"
+
+
+def demo(
+    out: Path,
+    *,
+    train_episodes: int = TRAIN_EPISODES,
+    test_episodes: int = TEST_EPISODES,
+    seed: int = SEED,
+    overrides: tuple[str, ...] = (),
+) -> Path:
+    """Run the demo into the folder `out` and write results.json and report.html there; returns the path of the report.
+
+    `overrides` are key.path=value of the configuration. What an earlier, interrupted demo finished in `out` is used
+    again. Raises ConfigError if `out` holds a run that was made with another configuration.
+    """
+    out, seconds = Path(out), dict[str, float]()
+    training, held_out, trained = out / "logs" / "train", out / "logs" / "test", out / "run"
+    with _timed("simulate", seconds):
+        simulate_tabletop(training, train_episodes, SECONDS, seed)
+        simulate_tabletop(held_out, test_episodes, SECONDS, seed + 1)
+    with _timed("train", seconds):
+        given = (f"data.train={training}", f"data.test={held_out}", f"train.seed={seed}", *overrides)
+        train(load_config(demo_config(), given), trained, resume=(trained / "run.json").exists())
+    run, logs = open_run(trained), open_logs(held_out)
+    with _timed("embed", seconds):
+        embed_logs(run, logs, out / "embeddings.h5")
+    with _timed("ablate", seconds):
+        ablation = ablate(run, logs, out / "ablation", seed=seed)
+    with _timed("retrieve", seconds):
+        retrieval = retrieve(run, logs, seed=seed)
+    results = {"ablation": ablation, "retrieval": retrieval, "seconds": seconds, "provenance": ablation["provenance"]}
+    write_atomically(out / "results.json", json.dumps(results, indent=1) + "\n")
+    title = "multisense: what four senses of a robot learned together"
+    metrics = read_metrics(trained)
+    found = Findings(title, logs[0], run.model.names, metrics, ablation, retrieval, seconds, ablation["provenance"])
+    write_report(found, out / "report.html")
+    return out / "report.html"
+
+
+@contextmanager
+def _timed(stage: str, seconds: dict[str, float]) -> Iterator[None]:
+    began = time.perf_counter()
+    yield
+    seconds[stage] = round(time.perf_counter() - began, 2)

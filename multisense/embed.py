@@ -1,0 +1,265 @@
+"""A run and logs -> embeddings on disk.
+
+While it works, finished logs lie one by one in the folder `<out>.parts`, each complete or not there at all; when all
+are there they become the one file `out`. A killed run therefore loses the log it was at and nothing else, and never
+leaves a file that cannot be read.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from rich.progress import track
+from torch.utils.data import DataLoader
+
+from multisense.clips import Windows, collate
+from multisense.logs.base import LogError, SensorLog
+from multisense.logs.open import survey_logs
+from multisense.model import MultiSense
+from multisense.run import Run, check_logs, open_run
+from multisense.types import Batch, TokenBatch
+
+FORMAT = "multisense-embeddings"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class EmbedReport:
+    """What `embed_logs` did: windows per embedded log, and why each quarantined log could not be read."""
+
+    path: Path
+    windows: Mapping[str, int]
+    quarantined: Mapping[str, str]
+    complete: bool
+    """False after one shard of several: run once more without a shard to gather them."""
+
+    def __str__(self) -> str:
+        lost = "".join(f"\nquarantined {name}: {why}" for name, why in self.quarantined.items())
+        return f"{sum(self.windows.values())} windows of {len(self.windows)} logs in {self.path}{lost}"
+
+
+def embed_path(
+    run: Path, logs: str | Path, out: Path, window_s: float | None, stride_s: float, sensors: Sequence[str] | None
+) -> EmbedReport:
+    """`embed_logs` for the run in folder `run` and everything readable at the path `logs`; quarantines the rest."""
+    readable, errors = survey_logs(logs)
+    if not readable:
+        raise LogError(
+            f"{logs}: none of {len(errors)} logs can be read; the first: {next(iter(errors.values()), 'none')}"
+        )
+    broken = {name: str(error) for name, error in errors.items()}
+    opened = open_run(run, device="cuda" if torch.cuda.is_available() else "cpu")
+    return embed_logs(opened, readable, out, window_s=window_s, stride_s=stride_s, sensors=sensors, quarantined=broken)
+
+
+def embed_logs(
+    run: Run,
+    logs: Sequence[SensorLog],
+    out: Path,
+    *,
+    window_s: float | None = None,
+    stride_s: float = 0.5,
+    sensors: Sequence[str] | None = None,
+    shard: tuple[int, int] = (0, 1),
+    batch_size: int = 32,
+    quarantined: Mapping[str, str] | None = None,
+) -> EmbedReport:
+    """Embed every window of `logs` with the sensors given (all by default) and write the HDF5 file `out`.
+
+    One group per log: `starts_s` (N,) on the log's clock, `fused` (N, F), `per_sensor/<name>` (N, F), `per_time`
+    (N, K, F) with `times_s` (K,) relative to the start, `valid/<name>` (N,). Logs already done are kept. `shard` (i, n)
+    embeds every n-th log only, for n processes at once; a last call without it gathers them.
+
+    Raises ValueError if a window is not the run's clip length, if `out` was made with other settings or weights, or if
+    logs lack or mis-shape the run's sensors. A log that turns out unreadable is quarantined: the report and the file's
+    attribute `quarantined` say which and why, together with those given as `quarantined`.
+    """
+    check_logs(run.config, run.grids, logs)
+    settings = _settings(run, window_s, stride_s, sensors)
+    groups = _group_names(logs)
+    done = _Parts(Path(out), settings)
+    unreadable = dict(quarantined or {})
+    mine = list(zip(groups, logs, strict=True))[shard[0] :: shard[1]]
+    for group, log in track([(g, log) for g, log in mine if not done.has(g, log)], "embedding", transient=True):
+        try:
+            windows = Windows([log], run.grids, settings["window_s"], stride_s)
+            done.write(group, log, _arrays(run.model, windows, settings["sensors"], batch_size))
+        except LogError as error:
+            unreadable[log.name] = str(error)
+    groups = [group for group in groups if group not in unreadable]
+    if shard[1] > 1:
+        return EmbedReport(Path(out), done.windows(groups), unreadable, complete=False)
+    done.gather(groups, run.provenance, unreadable)
+    return EmbedReport(Path(out), done.windows(groups), unreadable, complete=True)
+
+
+def batches(windows: Windows, batch_size: int = 32) -> DataLoader:
+    """The windows in order, as batches."""
+    return DataLoader(windows, batch_size, collate_fn=collate)
+
+
+@torch.no_grad()
+def embed_subsets(
+    model: MultiSense, batch: Batch, subsets: Sequence[tuple[str, ...]]
+) -> dict[tuple[str, ...], np.ndarray]:
+    """Fused vectors (B, F) from each subset of the sensors alone, as `model.embed(batch, subset)` gives them; a row of
+    NaN where none of the subset is there. Tokenizing once, and dropping tokens instead of masking them, makes fifteen
+    subsets several times cheaper than fifteen embeddings."""
+    model.eval()
+    tokens = model.tokenize(batch.to(model.time_s.device))
+    return {subset: _from_subset(model, tokens, subset) for subset in subsets}
+
+
+def _from_subset(model: MultiSense, tokens: TokenBatch, subset: Sequence[str]) -> np.ndarray:
+    wanted = torch.tensor([model.names.index(name) for name in subset], device=model.sensor.device)
+    keep = torch.isin(model.sensor, wanted).nonzero()[:, 0]
+    latents, valid = model.encode_kept(tokens, keep.expand(len(tokens.tokens), -1))
+    everywhere = latents.new_zeros(*tokens.valid.shape, latents.shape[-1]).index_copy(1, keep, latents)
+    fused = model.pool(everywhere, torch.zeros_like(tokens.valid).index_copy(1, keep, valid)).fused
+    return torch.where(valid.any(1)[:, None], fused.float(), torch.nan).cpu().numpy()
+
+
+def _settings(run: Run, window_s: float | None, stride_s: float, sensors: Sequence[str] | None) -> dict[str, Any]:
+    """What must agree for two embeddings to stand in one file."""
+    clip = run.config.data.clip_seconds
+    if window_s is not None and abs(window_s - clip) > 1e-9:
+        raise ValueError(
+            f"window of {window_s} s: {run.path} was trained on clips of {clip} s (data.clip_seconds) and its tokens "
+            f"stand at fixed times in them; use --window {clip}, or train with data.clip_seconds={window_s}"
+        )
+    if stride_s <= 0:
+        raise ValueError(f"stride of {stride_s} s: expected a positive number of seconds")
+    unknown = sorted(set(sensors or ()) - set(run.model.names))
+    if unknown:
+        raise ValueError(f"no sensor {unknown} in {run.path}; it was trained on {list(run.model.names)}")
+    chosen = [n for n in run.model.names if sensors is None or n in sensors]
+    return {"window_s": clip, "stride_s": stride_s, "sensors": chosen, "weights": weights_fingerprint(run.model)}
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """With what a file of embeddings was made: window, stride, sensors, weights. ValueError for any other file."""
+    if h5py.is_hdf5(path):
+        with h5py.File(path) as file:
+            if file.attrs.get("format") == FORMAT:
+                return json.loads(str(file.attrs["settings"]))
+    raise ValueError(f"{path}: exists and is not a file of embeddings; choose another name or remove it")
+
+
+def weights_fingerprint(model: torch.nn.Module) -> str:
+    """A short hash of every weight by name."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _group_names(logs: Sequence[SensorLog]) -> list[str]:
+    names = [log.name for log in logs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"two logs are named {twice[:3]}: their groups would be one; embed them into separate files")
+    return names
+
+
+def _arrays(model: MultiSense, windows: Windows, sensors: Sequence[str], batch_size: int) -> dict[str, np.ndarray]:
+    parts = [model.embed(b.to(model.time_s.device), sensors) for b in batches(windows, batch_size)]
+    if not parts:
+        return {"starts_s": np.zeros(0)}
+
+    def joined(pieces: Iterator[torch.Tensor]) -> np.ndarray:
+        return torch.cat(list(pieces)).cpu().numpy()
+
+    arrays = {
+        "starts_s": np.array([start for _, start in windows.index]),
+        "times_s": parts[0].times_s.cpu().numpy(),
+        "fused": joined(p.fused.float() for p in parts),
+        "per_time": joined(p.per_time.float() for p in parts),
+    }
+    for name in sensors:
+        arrays[f"per_sensor/{name}"] = joined(p.per_sensor[name].float() for p in parts)
+        arrays[f"valid/{name}"] = joined(p.valid[name] for p in parts)
+    return arrays
+
+
+class _Parts:
+    """The embedded logs so far: groups of a finished file `out`, or single files in `<out>.parts`."""
+
+    def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:
+        self.out, self.folder, self.settings = out, out.with_name(out.name + ".parts"), settings
+        for path in [self.out] if self.out.exists() else sorted(self.folder.glob("*.h5"))[:1]:
+            self._check(path)
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def _check(self, path: Path) -> None:
+        found = read_settings(path)
+        differ = [f"{k}: {found.get(k)} there, {v} asked for" for k, v in self.settings.items() if found.get(k) != v]
+        if differ:
+            raise ValueError(
+                f"{path}: was made with other settings ({'; '.join(differ)}); remove it or write elsewhere"
+            )
+
+    def part(self, group: str) -> Path:
+        return self.folder / f"{hashlib.sha256(group.encode()).hexdigest()[:24]}.h5"
+
+    def has(self, group: str, log: SensorLog) -> bool:
+        """Whether the log was embedded already, as it is now."""
+        for path in (self.part(group), self.out):
+            if path.exists():
+                with h5py.File(path) as file:
+                    if group in file and file[group].attrs.get("fingerprint") == log.fingerprint():
+                        return True
+        return False
+
+    def write(self, group: str, log: SensorLog, arrays: Mapping[str, np.ndarray]) -> None:
+        path = self.part(group)
+        fresh = path.with_suffix(f".{os.getpid()}.tmp")
+        with h5py.File(fresh, "w") as file:
+            self._stamp(file)
+            here = file.create_group(group)
+            here.attrs.update(log=log.name, fingerprint=log.fingerprint())
+            for name, array in arrays.items():
+                here.create_dataset(name, data=array)
+        os.replace(fresh, path)
+
+    def _stamp(self, file: h5py.File) -> None:
+        file.attrs.update(format=FORMAT, version=VERSION, settings=json.dumps(self.settings))
+
+    def _sources(self, groups: Sequence[str]) -> Iterator[tuple[str, Path]]:
+        """Where each finished group lies; a part is newer than the file."""
+        kept: set[str] = set()
+        if self.out.exists():
+            with h5py.File(self.out) as file:
+                kept = {group for group in groups if group in file}
+        for group in groups:
+            if self.part(group).exists():
+                yield group, self.part(group)
+            elif group in kept:
+                yield group, self.out
+
+    def windows(self, groups: Sequence[str]) -> dict[str, int]:
+        counts = {}
+        for group, path in self._sources(groups):
+            with h5py.File(path) as file:
+                counts[group] = len(np.asarray(file[f"{group}/starts_s"]))
+        return counts
+
+    def gather(self, groups: Sequence[str], provenance: Mapping[str, Any], quarantined: Mapping[str, str]) -> None:
+        """Write `out` from the parts, in the order of the logs, and drop the parts."""
+        fresh = self.out.with_name(f"{self.out.name}.{os.getpid()}.tmp")
+        with h5py.File(fresh, "w", track_order=True) as file:
+            self._stamp(file)
+            file.attrs.update(provenance=json.dumps(provenance), quarantined=json.dumps(quarantined))
+            for group, path in self._sources(groups):
+                with h5py.File(path) as source:
+                    source.copy(group, file, group)
+        os.replace(fresh, self.out)
+        shutil.rmtree(self.folder)

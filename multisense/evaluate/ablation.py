@@ -1,0 +1,165 @@
+"""Which sense mattered: every subset of sensors of one checkpoint, probed for every label on held-out logs.
+
+Sensors are dropped at the input of one and the same model; each subset gets its own probe. The same windows, through a
+model that learned nothing and as raw signals, say what the representation adds.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+from rich.table import Table
+
+from multisense.clips import Windows
+from multisense.embed import batches, embed_subsets, weights_fingerprint
+from multisense.evaluate.bench import Bench, bench
+from multisense.evaluate.plots import heat_map
+from multisense.evaluate.raw import compress, joint, raw_features
+from multisense.evaluate.scores import Score
+from multisense.evaluate.table import Tree, describe, key, rich_table, subsets, tabulate, write_ablation
+from multisense.evaluate.windows import label_names, targets
+from multisense.logs.base import SensorLog
+from multisense.logs.open import open_logs
+from multisense.run import Run, check_logs, open_run, untrained_model
+from multisense.train import training_logs
+
+Features = dict[str, np.ndarray]
+"""{"fused:camera+mic" | "untrained:..." | "raw:camera": (N, F)} of the same N windows"""
+
+
+def ablate(
+    run: Run,
+    test_logs: Sequence[SensorLog],
+    out: Path,
+    *,
+    train_logs: Sequence[SensorLog] | None = None,
+    stride_s: float | None = None,
+    seed: int = 0,
+    batch_size: int = 32,
+) -> Tree:
+    """Probe every subset of the run's sensors on `test_logs` and write ablation.json, .csv and .png into `out`.
+
+    Probes are trained on `train_logs`, by default the run's own training logs or, where those are gone, on 70 % of the
+    given logs; no log may be in both. Logs that the run holds out by name (`data.hold_out`) are picked from those
+    given. Windows are the run's clips at `stride_s` (half a clip by default). Returns the tree of ablation.json.
+    """
+    if train_logs is None:
+        train_logs, test_logs = _probe_logs(run, test_logs)
+    _refuse_overlap(train_logs, test_logs)
+    for logs in (train_logs, test_logs):
+        check_logs(run.config, run.grids, logs)
+    seconds = run.config.data.clip_seconds
+    stride_s = seconds / 2 if stride_s is None else stride_s
+    train, test = (Windows(logs, run.grids, seconds, stride_s) for logs in (train_logs, test_logs))
+    kept, skipped = _bench(train, test, seconds, seed)
+    features = [_features(run, windows, seed, batch_size) for windows in (train, test)]
+    tree = _probe(run.model.names, kept, *features)
+    describe(tree, kept)
+    tree["skipped"] = skipped
+    tree["provenance"] = _provenance(run, train, test, stride_s, seed)
+    write_ablation(tree, Path(out))
+    heat_map(tree, Path(out) / "ablation.png")
+    return tree
+
+
+def ablate_path(run: Path, logs: str | Path, out: Path, stride_s: float | None = None) -> Table:
+    """`ablate` for the run in folder `run` and the logs at the path `logs`, as a table to print."""
+    opened = open_run(run, device="cuda" if torch.cuda.is_available() else "cpu")
+    return rich_table(ablate(opened, open_logs(logs), out, stride_s=stride_s))
+
+
+def _probe_logs(run: Run, given: Sequence[SensorLog]) -> tuple[Sequence[SensorLog], Sequence[SensorLog]]:
+    data = run.config.data
+    if Path(data.train).exists():
+        return training_logs(run.config), [log for log in given if log.name in data.hold_out] or given
+    if len(given) < 3:
+        raise ValueError(
+            f"the run's training logs ({data.train}) are gone, and {len(given)} log(s) are too few to train "
+            "probes on some and test on others; give at least 3"
+        )
+    return split_logs(given)
+
+
+def split_logs(logs: Sequence[SensorLog], test_fraction: float = 0.3) -> tuple[list[SensorLog], list[SensorLog]]:
+    """(training, held-out) by whole log, evenly through the list, for logs the run was not trained on."""
+    count = max(round(len(logs) * test_fraction), 1)
+    held_out = set(np.linspace(0, len(logs) - 1, count).round().astype(int).tolist())
+    return [x for i, x in enumerate(logs) if i not in held_out], [x for i, x in enumerate(logs) if i in held_out]
+
+
+def _refuse_overlap(train: Sequence[SensorLog], test: Sequence[SensorLog]) -> None:
+    known = {(Path(log.path).resolve(), log.name) for log in train}
+    both = [log.name for log in test if (Path(log.path).resolve(), log.name) in known]
+    if both:
+        raise ValueError(
+            f"{len(both)} of {len(test)} held-out logs are among the training logs (first: {both[0]}); a probe "
+            "scored on what it was trained on says nothing: give logs that the run has not seen"
+        )
+
+
+def _bench(train: Windows, test: Windows, seconds: float, seed: int) -> tuple[Bench, dict[str, str]]:
+    for what, windows in (("training", train), ("held-out", test)):
+        if not windows.index:
+            raise ValueError(f"none of the {len(windows.logs)} {what} logs is as long as one clip of {seconds} s")
+    names = label_names(train.logs, test.logs)
+    known = [targets(w.logs, w.index, seconds, names) for w in (train, test)]
+    numbers = [np.array([log for log, _ in w.index]) for w in (train, test)]
+    return bench(known[0], known[1], numbers[0], numbers[1], seed=seed)
+
+
+def _features(run: Run, windows: Windows, seed: int, batch_size: int) -> Features:
+    """Every set of features of every window, in one pass over the data."""
+    names = run.model.names
+    untrained = untrained_model(run, seed).to(run.model.time_s.device)
+    singles_and_all = list(dict.fromkeys([*((name,) for name in names), names]))
+    rates_hz = {name: grid.rate_hz for name, grid in run.grids.items()}
+    parts: list[Features] = []
+    for batch in track(batches(windows, batch_size), "embedding subsets", transient=True):
+        here = {f"fused:{key(s)}": x for s, x in embed_subsets(run.model, batch, subsets(names)).items()}
+        here |= {f"untrained:{key(s)}": x for s, x in embed_subsets(untrained, batch, singles_and_all).items()}
+        here |= {f"raw:{name}": x for name, x in raw_features(batch, rates_hz).items()}
+        parts.append(here)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _probe(names: tuple[str, ...], kept: Bench, train: Features, test: Features) -> Tree:
+    raw = compress(*({n: side[f"raw:{n}"] for n in names} for side in (train, test)), sensors=names)
+    sides: list[Features] = []
+    for side, small in zip((train, test), raw, strict=True):
+        learned = {k: v for k, v in side.items() if not k.startswith("raw:")}
+        alone = {f"raw:{name}": values for name, values in small.items()}
+        sides.append(learned | alone | {f"raw:{key(names)}": joint(small, names)})
+    scores: dict[str, Mapping[str, Score]] = {
+        name: kept.scores(sides[0][name], sides[1][name]) for name in track(list(sides[0]), "probing", transient=True)
+    }
+    return tabulate(
+        names,
+        fused={key(s): scores[f"fused:{key(s)}"] for s in subsets(names)},
+        baselines={b: scores[f"{b}:{key(names)}"] for b in ("untrained", "raw")} | {"chance": kept.chance()},
+        by_sensor={f"{b}:{name}": scores[f"{b}:{name}"] for b in ("untrained", "raw") for name in names},
+    )
+
+
+def _provenance(run: Run, train: Windows, test: Windows, stride_s: float, seed: int) -> dict[str, Any]:
+    return {
+        **run.provenance,
+        "weights": weights_fingerprint(run.model),
+        "ablation": {
+            "window_s": train.seconds,
+            "stride_s": stride_s,
+            "seed": seed,
+            "windows": {"train": len(train), "test": len(test)},
+            "logs": {
+                what: {"count": len(w.logs), "first": w.logs[0].path, "fingerprint": _fingerprint(w.logs)}
+                for what, w in (("train", train), ("test", test))
+            },
+        },
+    }
+
+
+def _fingerprint(logs: Sequence[SensorLog]) -> str:
+    return hashlib.sha256("".join(log.name + log.fingerprint() for log in logs).encode()).hexdigest()[:16]

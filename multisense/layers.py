@@ -1,0 +1,117 @@
+"""The transformer block, and rotary position in seconds and place.
+
+Shapes: B clips, T tokens, D width, H heads, E = D / H.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+TIME_PERIODS_S = (0.05, 20.0)
+PLACE_PERIODS = (0.25, 4.0)
+
+
+class Rotary(nn.Module):
+    """Rotary position (RoFormer, Su et al. 2021) over continuous time in seconds and place in [0, 1]².
+
+    Half of a head's channel pairs turn with time, a quarter each with y and x, at log-spaced periods, so that an inner
+    product depends on differences of time and place only, across sensors of any rate.
+    """
+
+    def __init__(self, head_width: int):
+        super().__init__()
+        if head_width % 8:
+            raise ValueError(f"model.width / model.heads must be a multiple of 8, found {head_width}")
+        pairs = head_width // 2
+        counts = (pairs - 2 * (pairs // 4), pairs // 4, pairs // 4)
+        rates = [_angular(n, *p) for n, p in zip(counts, (TIME_PERIODS_S, PLACE_PERIODS, PLACE_PERIODS), strict=True)]
+        weight = torch.zeros(3, pairs)
+        start = 0
+        for axis, rate in enumerate(rates):
+            weight[axis, start : start + len(rate)] = rate
+            start += len(rate)
+        self.register_buffer("rates", weight, persistent=False)
+
+    rates: Tensor
+
+    def table(self, time_s: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (..., T, E/2) for tokens at `time_s` (..., T) and `place` (..., T, 2)."""
+        angles = torch.cat([time_s[..., None], place], dim=-1) @ self.rates
+        return angles.cos(), angles.sin()
+
+
+def _angular(count: int, shortest: float, longest: float) -> Tensor:
+    return 2 * math.pi / torch.logspace(math.log10(shortest), math.log10(longest), count)
+
+
+def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn the channel pairs (first half, second half) of x (B, H, T, E) by the table's (B or 1, T, E/2) angles."""
+    cos, sin = (t.unsqueeze(-3) for t in table)
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+
+
+class Block(nn.Module):
+    """Pre-norm attention and MLP on `scaled_dot_product_attention`."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0):
+        super().__init__()
+        self.heads = heads
+        self.norm1 = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.norm2 = nn.LayerNorm(width)
+        hidden = int(width * mlp_ratio)
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+
+    def forward(self, x: Tensor, table: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+        """x (B, T, D); `mask` (B, 1, 1, T) bool, False where a token is absent."""
+        q, k, v = rearrange(self.qkv(self.norm1(x)), "b t (three h e) -> three b h t e", three=3, h=self.heads)
+        mixed = F.scaled_dot_product_attention(rotate(q, table), rotate(k, table), v, attn_mask=mask)
+        x = x + self.proj(rearrange(mixed, "b h t e -> b t (h e)"))
+        return x + self.mlp(self.norm2(x))
+
+
+class Transformer(nn.Module):
+    """Blocks over tokens at continuous positions, with one register token that is always there.
+
+    The register (Darcet et al. 2023) gives attention a place to rest, and keeps a clip without any valid token finite.
+    """
+
+    def __init__(self, width: int, depth: int, heads: int, mlp_ratio: float = 4.0):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} is not a multiple of heads {heads}")
+        self.rotary = Rotary(width // heads)
+        self.register = nn.Parameter(torch.zeros(1, 1, width))
+        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.apply(init_linear)
+        for index, block in enumerate(self.blocks):
+            for layer in (block.proj, block.mlp[2]):
+                layer.weight.data.div_(math.sqrt(2 * (index + 1)))
+
+    def forward(self, x: Tensor, valid: Tensor, time_s: Tensor, place: Tensor) -> list[Tensor]:
+        """x (B, T, D), valid (B, T), time_s (B or 1, T), place (B or 1, T, 2) -> the output of every block, last normed."""
+        b, t, _ = x.shape
+        x = torch.cat([self.register.expand(b, -1, -1), x], dim=1)
+        cos, sin = self.rotary.table(time_s, place)
+        table = F.pad(cos, (0, 0, 1, 0), value=1.0), F.pad(sin, (0, 0, 1, 0))
+        mask = F.pad(valid, (1, 0), value=True)[:, None, None, :]
+        outputs = []
+        for block in self.blocks:
+            x = block(x, table, mask)
+            outputs.append(x[:, 1:])
+        outputs[-1] = self.norm(outputs[-1])
+        return outputs
+
+
+def init_linear(module: nn.Module) -> None:
+    """Xavier uniform, zero bias (MAE); a fixed 0.02 is too quiet at the widths of small machines."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,31 @@
+"""The kinds of sensor. Each is one module with `Config`, `Tokenizer` and `example`; nothing else lists them."""
+
+import importlib
+import importlib.util
+import pkgutil
+from types import ModuleType
+
+from multisense.config import ConfigError, suggest
+
+
+def kinds() -> list[str]:
+    """Names of the kinds in this folder."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "base")
+
+
+def modality(kind: str, at: str = "kind") -> ModuleType:
+    """The module of a kind: a file here, or an installed module `multisense_<kind>` from outside the package.
+
+    Only these two names are ever imported, so a configuration cannot make us run an arbitrary module.
+    """
+    if not str(kind).isidentifier():
+        raise ConfigError(f"{at}: expected the name of a modality, found {kind!r}; {suggest(kind, kinds())}")
+    if kind in kinds():
+        return importlib.import_module(f"{__name__}.{kind}")
+    outside = f"multisense_{kind}"
+    if importlib.util.find_spec(outside) is None:
+        raise ConfigError(
+            f"{at}: unknown modality '{kind}'; {suggest(kind, kinds())} (a kind of your own is an importable module "
+            f"'{outside}' with Config, Tokenizer and example)"
+        )
+    return importlib.import_module(outside)

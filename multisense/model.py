@@ -1,0 +1,147 @@
+"""MultiSense: tokenize, encode, pool. One shared transformer over the tokens of every sensor."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from multisense.clips import Grid
+from multisense.config import Config
+from multisense.layers import Transformer
+from multisense.modalities import modality
+from multisense.modalities.base import PatchTokenizer, SensorConfig
+from multisense.types import Batch, TokenBatch, TokenLayout
+
+
+class ModelConfig(Config):
+    width: PositiveInt = 192
+    depth: PositiveInt = 4
+    heads: PositiveInt = 6
+    mlp_ratio: PositiveFloat = 4.0
+    step_s: PositiveFloat = Field(default=0.2)
+    """Length of the steps of the per-time embedding."""
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """What a model says of B clips. F is twice the model's width: the mean and the maximum over the tokens pooled."""
+
+    fused: Tensor
+    """(B, F) mean over the sensors that are there of `per_sensor`."""
+    per_sensor: Mapping[str, Tensor]
+    """(B, F) pooled over one sensor's own tokens, each of which has seen all sensors; zero where it is absent."""
+    per_time: Tensor
+    """(B, K, F) pooled over the tokens of one step of time."""
+    times_s: Tensor
+    """(K,) centres of the steps, clip-relative."""
+    valid: Mapping[str, Tensor]
+    """(B,) whether the sensor has any valid token."""
+
+
+class MultiSense(nn.Module):
+    """Tokenizers, one per sensor, and one transformer over all their tokens.
+
+    `sensors` and `grids` are keyed by sensor name, in the order in which tokens stand in the sequence.
+    """
+
+    def __init__(self, config: ModelConfig, sensors: Mapping[str, SensorConfig], grids: Mapping[str, Grid]):
+        super().__init__()
+        self.config, self.names = config, tuple(sensors)
+        self.tokenizers = nn.ModuleDict(
+            {
+                name: modality(sensor.kind, f"sensors.{name}.kind").Tokenizer(sensor, grids[name], config.width)
+                for name, sensor in sensors.items()
+            }
+        )
+        self.sensor_embedding = nn.Parameter(torch.randn(len(self.names), config.width) * 0.02)
+        self.encoder = Transformer(config.width, config.depth, config.heads, config.mlp_ratio)
+        parts = [self.tokenizer(name).layout() for name in self.names]
+        counts = torch.tensor([len(time) for time, _ in parts])
+        self.register_buffer("time_s", torch.cat([time for time, _ in parts]), persistent=False)
+        self.register_buffer("place", torch.cat([place for _, place in parts]), persistent=False)
+        self.register_buffer("sensor", torch.repeat_interleave(torch.arange(len(parts)), counts), persistent=False)
+        self.seconds = max(grid.seconds for grid in grids.values())
+
+    time_s: Tensor
+    place: Tensor
+    sensor: Tensor
+
+    def tokenizer(self, name: str) -> PatchTokenizer:
+        tokenizer = self.tokenizers[name]
+        assert isinstance(tokenizer, PatchTokenizer)
+        return tokenizer
+
+    @property
+    def layout(self) -> TokenLayout:
+        return TokenLayout(self.time_s, self.place, self.sensor, self.names)
+
+    def tokenize(self, batch: Batch) -> TokenBatch:
+        """Tokens of every sensor, one sensor after the other; absent ones are there but not valid."""
+        return self.stem(self.patches(batch), self.token_valid(batch))
+
+    def patches(self, batch: Batch) -> dict[str, Tensor]:
+        """Normalised patches of every sensor; no parameter is in them."""
+        return {name: self.tokenizer(name).patches(batch.values[name]) for name in self.names}
+
+    def token_valid(self, batch: Batch) -> Tensor:
+        """(B, T) which tokens hold real data only."""
+        return torch.cat([self.tokenizer(n).token_valid(batch.valid[n]) for n in self.names], dim=1)
+
+    def stem(self, patches: Mapping[str, Tensor], valid: Tensor) -> TokenBatch:
+        tokens = torch.cat([self.tokenizer(name).stem(patches[name]) for name in self.names], dim=1)
+        return TokenBatch(tokens + self.sensor_embedding[self.sensor].to(tokens.dtype), valid, self.layout)
+
+    def encode(self, tokens: TokenBatch) -> list[Tensor]:
+        """Outputs (B, T, D) of every block over all valid tokens; the last is the latents."""
+        return self.encoder(tokens.tokens, tokens.valid, self.time_s[None], self.place[None])
+
+    def encode_kept(self, tokens: TokenBatch, keep: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents (B, K, D) and validity (B, K) of the kept tokens alone; `keep` (B, K) indexes the sequence.
+
+        The others are removed from the sequence, so nothing of them can reach the result.
+        """
+        kept = tokens.tokens.gather(1, keep[..., None].expand(-1, -1, tokens.tokens.shape[-1]))
+        valid = tokens.valid.gather(1, keep)
+        return self.encoder(kept, valid, self.time_s[keep], self.place[keep])[-1], valid
+
+    @torch.no_grad()
+    def embed(self, batch: Batch, sensors: Sequence[str] | None = None) -> Embedding:
+        """Fused, per-sensor and per-time vectors of a batch, from the given sensors alone (all by default)."""
+        training = self.training
+        self.eval()
+        tokens = self.tokenize(batch.only(None if sensors is None else list(sensors)))
+        embedding = self.pool(self.encode(tokens)[-1], tokens.valid)
+        self.train(training)
+        return embedding
+
+    def pool(self, latents: Tensor, valid: Tensor) -> Embedding:
+        """Pool latents (B, T, D) by sensor and by step of time, over valid tokens only."""
+        of_sensor = self.sensor[None] == torch.arange(len(self.names), device=latents.device)[:, None]
+        steps = max(round(self.seconds / self.config.step_s), 1)
+        step = (self.time_s / self.seconds * steps).long().clamp(max=steps - 1)
+        of_step = step[None] == torch.arange(steps, device=latents.device)[:, None]
+        sensors, there = pool_groups(latents, valid, of_sensor)
+        return Embedding(
+            fused=sensors.sum(1) / there.sum(1, keepdim=True).clamp(min=1),
+            per_sensor={name: sensors[:, i] for i, name in enumerate(self.names)},
+            per_time=pool_groups(latents, valid, of_step)[0],
+            times_s=(torch.arange(steps, device=latents.device) + 0.5) * self.seconds / steps,
+            valid={name: there[:, i] for i, name in enumerate(self.names)},
+        )
+
+
+def pool_groups(latents: Tensor, valid: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and maximum of latents (B, T, D) over groups (G, T) bool -> (B, G, 2 D) and (B, G) whether any is valid.
+
+    The maximum keeps what happens in one moment of a clip, which a mean over a hundred tokens dilutes.
+    """
+    member = (groups[None] & valid[:, None]).to(latents.dtype)
+    count = member.sum(-1, keepdim=True)
+    mean = torch.einsum("bgt,btd->bgd", member, latents) / count.clamp(min=1)
+    spread = latents[:, None].masked_fill(~member.bool()[..., None], -torch.inf).amax(2)
+    there = count[..., 0] > 0
+    maximum = torch.where(there[..., None], spread, 0.0)
+    return rearrange([mean, maximum], "two b g d -> b g (two d)"), there

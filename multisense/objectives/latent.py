@@ -1,0 +1,203 @@
+"""Cross-modal masked latent prediction: the student sees some tokens, the predictor names the teacher's latents of others.
+
+I-JEPA (Assran et al. 2023) and V-JEPA 2 (2025) for the rule; MJEPA (2026) for prediction across modalities; data2vec
+(Baevski et al. 2022) for targets averaged over layers. B clips, T tokens, K kept, M hidden, D width, P predictor width.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from multisense.config import Config
+from multisense.layers import Transformer, init_linear
+from multisense.masking import Mask, MaskConfig
+from multisense.model import MultiSense
+from multisense.types import Batch, TokenBatch
+
+
+class ObjectiveConfig(Config):
+    masks: MaskConfig = MaskConfig()
+    predictor_width: PositiveInt = 96
+    predictor_depth: PositiveInt = 2
+    predictor_heads: PositiveInt = 3
+    target_layers: PositiveInt = 2
+    """The target is the mean of the layer-normed outputs of this many top blocks of the teacher."""
+    standardise: bool = True
+    ema_share: float = Field(default=0.05, gt=0, le=1)
+    """Time constant of the teacher's moving average, as a share of the run's optimizer steps."""
+    variance: float = Field(default=0.0, ge=0)
+    """Weight of VICReg's variance hinge on the student's pooled latents; 0 trusts the teacher alone."""
+    covariance: float = Field(default=0.0, ge=0)
+    """Weight of VICReg's covariance term on the same."""
+
+
+@dataclass(frozen=True)
+class Direction:
+    """One direction of prediction in one step: from the context sensors to a target sensor."""
+
+    context: tuple[str, ...]
+    target: str
+    loss: Tensor
+    """() mean L1 over clips of the mean over the target tokens that are valid."""
+    baseline: Tensor
+    """() the same for predicting, at each token, the batch mean of the target."""
+
+    @property
+    def name(self) -> str:
+        return f"{'+'.join(self.context)}->{self.target}"
+
+
+@dataclass(frozen=True)
+class Losses:
+    total: Tensor
+    directions: list[Direction]
+    targets: Tensor
+    """(B, T, D) the teacher's targets, for the monitors."""
+    valid: Tensor
+    """(B, T)"""
+
+
+class Predictor(nn.Module):
+    """A narrow transformer: context latents and queries in, a prediction per query out.
+
+    A query is (time, place, sensor); it knows nothing of the content it asks for.
+    """
+
+    def __init__(self, config: ObjectiveConfig, width: int, sensors: int):
+        super().__init__()
+        inner = config.predictor_width
+        self.inward = nn.Linear(width, inner)
+        self.query = nn.Parameter(torch.randn(sensors, inner) * 0.02)
+        self.transformer = Transformer(inner, config.predictor_depth, config.predictor_heads)
+        self.outward = nn.Linear(inner, width)
+        for layer in (self.inward, self.outward):
+            layer.apply(init_linear)
+
+    def forward(self, model: MultiSense, latents: Tensor, valid: Tensor, mask: Mask) -> Tensor:
+        """latents (B, K, D), valid (B, K) -> predictions (B, M, D)."""
+        k = mask.keep.shape[1]
+        tokens = torch.cat([self.inward(latents), self.query[model.sensor[mask.target]]], dim=1)
+        there = torch.cat([valid, torch.ones_like(mask.target, dtype=torch.bool)], dim=1)
+        where = torch.cat([mask.keep, mask.target], dim=1)
+        outputs = self.transformer(tokens, there, model.time_s[where], model.place[where])
+        return self.outward(outputs[-1][:, k:])
+
+
+class LatentPrediction(nn.Module):
+    """Student, teacher and predictor. Call it on a batch and its masks; call `update_teacher` after each optimizer step."""
+
+    def __init__(self, config: ObjectiveConfig, model: MultiSense):
+        super().__init__()
+        if config.target_layers > model.config.depth:
+            raise ValueError(
+                f"objective.target_layers is {config.target_layers}, more than model.depth = {model.config.depth} blocks"
+            )
+        self.config = config
+        self.student = model
+        self.teacher = copy.deepcopy(model).requires_grad_(False)
+        self.predictor = Predictor(config, model.config.width, len(model.names))
+
+    def forward(self, batch: Batch, masks: Sequence[Mask]) -> Losses:
+        patches, there = self.student.patches(batch), self.student.token_valid(batch)
+        targets = self._targets(self.teacher.stem(patches, there))
+        errors_of_mean = self._errors_of_mean(targets, there)
+        tokens = self.student.stem(patches, there)
+        directions: list[Direction] = []
+        pooled: list[Tensor] = []
+        for mask in masks:
+            latents, valid = self.student.encode_kept(tokens, mask.keep)
+            prediction = self.predictor(self.student, latents, valid, mask)
+            asked = there.gather(1, mask.target) & valid.any(1)[:, None]
+            errors = (prediction.float() - take(targets, mask.target)).abs().mean(-1)
+            directions += self._directions(errors, errors_of_mean.gather(1, mask.target), asked, mask)
+            pooled.append((latents * valid[..., None]).sum(1) / valid.sum(1, keepdim=True).clamp(min=1))
+        total = torch.stack([d.loss for d in directions]).mean()
+        if self.config.variance or self.config.covariance:
+            total = total + torch.stack([self._spread(p) for p in pooled]).mean()
+        return Losses(total, directions, targets, there)
+
+    @torch.no_grad()
+    def targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The teacher's targets (B, T, D), layer-normed without parameters, and their validity (B, T)."""
+        tokens = self.teacher.tokenize(batch)
+        return self._targets(tokens), tokens.valid
+
+    @torch.no_grad()
+    def _targets(self, tokens: TokenBatch) -> Tensor:
+        layers = self.teacher.encode(tokens)[-self.config.target_layers :]
+        width = layers[0].shape[-1:]
+        mean = torch.stack([F.layer_norm(x.float(), width) for x in layers]).mean(0)
+        if not self.config.standardise:
+            return F.layer_norm(mean, width)
+        out = torch.empty_like(mean)
+        for s in range(len(self.student.names)):
+            own = self.student.sensor == s
+            x = mean[:, own]
+            out[:, own] = (x - x.mean((0, 1))) / (x.std((0, 1)) + 1e-3)
+        return out
+
+    @torch.no_grad()
+    def _errors_of_mean(self, targets: Tensor, valid: Tensor) -> Tensor:
+        """(B, T) L1 of predicting, at each token, the mean of its target over the batch."""
+        weight = valid[..., None].to(targets.dtype)
+        mean = (targets * weight).sum(0) / weight.sum(0).clamp(min=1)
+        return (targets - mean).abs().mean(-1)
+
+    def _directions(self, errors: Tensor, errors_of_mean: Tensor, valid: Tensor, mask: Mask) -> list[Direction]:
+        """Errors (B, M) of the masked tokens -> one Direction per target sensor."""
+        names = self.student.names
+        context = tuple(names[s] for s in mask.context)
+        weight = valid.to(errors.dtype)
+        # Mean inside each clip first: the loss is then the same however the batch is cut over ranks and micro-batches.
+        weight = torch.cat([weight[:, own] / weight[:, own].sum(1, keepdim=True).clamp(min=1) for own in mask.columns.values()], 1)
+        return [
+            Direction(context, names[s], *((e[:, own] * weight[:, own]).sum(1).mean() for e in (errors, errors_of_mean)))
+            for s, own in mask.columns.items()
+        ]
+
+    def _spread(self, pooled: Tensor) -> Tensor:
+        """VICReg's variance and covariance terms (Bardes et al. 2022, eq. 1 and 4) of pooled latents (B, D)."""
+        centred = pooled.float() - pooled.float().mean(0)
+        hinge = F.relu(1 - (centred.var(0) + 1e-4).sqrt()).mean()
+        covariance = centred.T @ centred / max(len(centred) - 1, 1)
+        off = (covariance - covariance.diagonal().diag()).pow(2).sum() / len(covariance)
+        return self.config.variance * hinge + self.config.covariance * off
+
+    @torch.no_grad()
+    def update_teacher(self, steps: int) -> None:
+        """Move the teacher towards the student, with a time constant of `ema_share` of the run's `steps`."""
+        rate = 1.0 / max(self.config.ema_share * steps, 1.0)
+        theirs, ours = list(self.teacher.parameters()), list(self.student.parameters())
+        torch._foreach_lerp_(theirs, ours, rate)
+
+    @torch.no_grad()
+    def predict_sensor(self, batch: Batch, context: Sequence[str], target: str) -> tuple[Tensor, Tensor, Tensor]:
+        """The target sensor's latents as predicted from the context sensors alone, and as the teacher sees them.
+
+        Returns prediction (B, M, D), target (B, M, D), valid (B, M). The teacher here sees the target sensor only: what is
+        to be found is that sensor's own content, not what it borrowed from the context.
+        """
+        names = self.student.names
+        unknown = sorted({*context, target} - set(names))
+        if unknown or target in context:
+            raise ValueError(f"predict {list(context)} -> {target}: expected different sensors of {list(names)}")
+        sensor = self.student.sensor
+        keep = torch.cat([(sensor == names.index(c)).nonzero()[:, 0] for c in context])
+        wanted = (sensor == names.index(target)).nonzero()[:, 0]
+        b = len(batch)
+        seen = tuple(names.index(c) for c in context)
+        mask = Mask("cross", seen, keep.expand(b, -1), wanted.expand(b, -1), {names.index(target): slice(None)})
+        latents, valid = self.teacher.encode_kept(self.teacher.tokenize(batch), mask.keep)
+        prediction = self.predictor(self.teacher, latents, valid, mask)
+        targets, there = self.targets(batch.only([target]))
+        return prediction, targets[:, wanted], there[:, wanted] & valid.any(1)[:, None]
+
+
+def take(tokens: Tensor, index: Tensor) -> Tensor:
+    """tokens (B, T, D) at index (B, M) -> (B, M, D)."""
+    return tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[-1]))

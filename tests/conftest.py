@@ -1,0 +1,113 @@
+"""Logs made in memory, and small configurations, for tests that need no file."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from multisense.run import RunConfig, parse_config
+from multisense.types import Label, SensorInfo, Stream
+
+torch.set_num_threads(1)
+
+
+@dataclass
+class ArrayLog:
+    """A SensorLog over arrays."""
+
+    name: str
+    streams: Mapping[str, tuple[str, float, np.ndarray, np.ndarray]]
+    """sensor -> (modality, rate_hz, times_s, data)"""
+    labels: Mapping[str, Label] = field(default_factory=dict)
+
+    @property
+    def path(self) -> str:
+        return f"memory:{self.name}"
+
+    @property
+    def sensors(self) -> dict[str, SensorInfo]:
+        return {
+            n: SensorInfo(n, m, r, d.shape[1:], str(d.dtype), float(t[0]), float(t[-1]) + 1 / r, len(t))
+            for n, (m, r, t, d) in self.streams.items()
+        }
+
+    def read(self, sensor: str, start_s: float, stop_s: float) -> Stream:
+        _, rate, times, data = self.streams[sensor]
+        a, b = np.searchsorted(times, [start_s, stop_s])
+        return Stream(sensor, times[a:b], data[a:b], rate)
+
+    def fingerprint(self) -> str:
+        return self.name
+
+
+def body_log(number: int, seconds: float = 3.0) -> ArrayLog:
+    """A body in which one hidden angle drives a picture, a sound, a pad and three joints."""
+    rng = np.random.default_rng(number)
+    phase, speed = rng.uniform(0, 2 * np.pi), rng.uniform(1, 4)
+
+    def angle(rate: float) -> tuple[np.ndarray, np.ndarray]:
+        times = np.arange(round(seconds * rate)) / rate
+        return times, phase + speed * times
+
+    t, a = angle(10)
+    frames = rng.integers(0, 30, (len(t), 32, 32, 3), dtype=np.uint8)
+    for k, x in enumerate(a):
+        y, z = (np.array([np.sin(x), np.cos(x)]) * 10 + 16).astype(int)
+        frames[k, y - 3 : y + 3, z - 3 : z + 3] = 230
+    video = ("video", 10.0, t, frames)
+    t, a = angle(8000)
+    sound = (np.sin(2 * np.pi * 400 * t) * (1 + np.sin(a)) / 4 + 0.01 * rng.normal(size=len(t))).astype(np.float32)
+    audio = ("audio", 8000.0, t, sound)
+    t, a = angle(100)
+    touch = np.maximum(np.sin(a), 0)[:, None, None, None] * np.ones((1, 4, 4, 3)) + 0.02 * rng.normal(size=(len(t), 4, 4, 3))
+    joints = np.stack([np.sin(a), np.cos(a), np.full_like(a, speed)], 1) + 0.01 * rng.normal(size=(len(t), 3))
+    streams = {
+        "eye": video,
+        "ear": audio,
+        "pad": ("touch", 100.0, t, touch.astype(np.float32)),
+        "arm": ("proprio", 100.0, t, joints.astype(np.float32)),
+    }
+    t, a = angle(50)
+    labels = {
+        "height": Label("height", np.sin(a).astype(np.float32), t),
+        "fast": Label("fast", np.array(int(speed > 2.5)), classes=("slow", "fast")),
+    }
+    return ArrayLog(f"body-{number:03d}", streams, labels)
+
+
+def body_tree(**train: object) -> dict:
+    return {
+        "data": {"train": "memory", "clip_seconds": 1.0},
+        "sensors": {
+            "eye": {"kind": "video", "patch": 16},
+            "ear": {"kind": "audio", "mels": 32, "patch_mels": 32, "patch_s": 0.2},
+            "pad": {"kind": "touch", "patch_s": 0.2},
+            "arm": {"kind": "proprio", "patch_s": 0.2},
+        },
+        "model": {"width": 32, "depth": 2, "heads": 2},
+        "objective": {"predictor_width": 16, "predictor_depth": 1, "predictor_heads": 2},
+        "train": {"steps": 4, "batch_size": 4, "log_every": 1, "warmup_steps": 1, "log_with": [], **train},
+    }
+
+
+@pytest.fixture
+def body_config() -> RunConfig:
+    return parse_config(body_tree())
+
+
+@pytest.fixture
+def body_logs() -> list[ArrayLog]:
+    return [body_log(n) for n in range(6)]
+
+
+@pytest.fixture
+def realdata() -> Path:
+    root = Path(__file__).parents[1]
+    folder = Path(os.environ.get("MULTISENSE_REALDATA", root / ".." / "shared" / "realdata"))
+    if not folder.is_dir():
+        pytest.skip(f"no real recordings at {folder}; set MULTISENSE_REALDATA")
+    return folder

@@ -1,0 +1,159 @@
+"""The ablation's tree on planted truth, its files, and the whole command on a small run."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+from conftest import body_log
+from rich.console import Console
+from test_embed import make_run
+
+from multisense.evaluate.ablation import ablate, split_logs
+from multisense.evaluate.bench import Bench, bench
+from multisense.evaluate.plots import heat_map
+from multisense.evaluate.retrieval import retrieve
+from multisense.evaluate.table import Tree, describe, key, rich_table, subsets, tabulate, text, write_ablation
+from multisense.evaluate.windows import Target
+
+NAMES = ("camera", "mic", "arm")
+SEES = {"camera": [0, 1], "mic": [2], "arm": [0]}
+"""Which hidden factors each sense tells."""
+
+
+def planted() -> tuple[Tree, Bench]:
+    """Factor 0 is seen by camera and arm, 1 by the camera, 2 by the mic; `both` needs 1 and 2; `null` is nothing."""
+    rng = np.random.default_rng(0)
+    sides = [(np.repeat(np.arange(logs), 4), rng.normal(size=(logs * 4, 4))) for logs in (100, 50)]
+
+    def known(z: np.ndarray) -> dict[str, Target]:
+        values = {"place": z[:, :2], "sound": (z[:, 2] > 0).astype(int), "both": z[:, 1] + z[:, 2], "null": z[:, 3]}
+        return {n: Target(n, v, np.ones(len(z), bool), v.dtype == int) for n, v in values.items()}
+
+    kept, _ = bench(known(sides[0][1]), known(sides[1][1]), sides[0][0], sides[1][0])
+
+    def scores(names: tuple[str, ...], noise: float):
+        factors = sorted({f for name in names for f in SEES[name]})
+        return kept.scores(*(z[:, factors] + noise * rng.normal(size=(len(z), len(factors))) for _, z in sides))
+
+    fused = {key(s): scores(s, 0.2) for s in subsets(NAMES)}
+    baselines = {"untrained": scores(NAMES, 1.0), "raw": scores(NAMES, 0.8), "chance": kept.chance()}
+    alone = {f"{kind}:{n}": scores((n,), 1.0) for kind in ("untrained", "raw") for n in NAMES}
+    tree = tabulate(NAMES, fused, baselines, alone)
+    describe(tree, kept)
+    return {**tree, "skipped": {}, "provenance": {"seed": 0}}, kept
+
+
+@pytest.fixture(scope="module")
+def tree() -> Tree:
+    return planted()[0]
+
+
+def test_subsets_are_all_up_to_five_sensors_and_the_ends_beyond():
+    assert len(subsets("abcde")) == 31
+    assert len(subsets("abcdef")) == 6 + 6 + 1
+    assert subsets(("a",)) == [("a",)]
+
+
+def test_the_ablation_finds_the_planted_truth(tree):
+    labels = tree["labels"]
+    hurts = {name: max(part["needs"], key=lambda s: part["needs"][s]["mean"]) for name, part in labels.items()}
+    assert hurts["place"] == "camera"
+    assert hurts["sound"] == "mic"
+    assert labels["sound"]["needs"]["arm"]["low"] <= 0
+    assert labels["both"]["synergy"]["low"] > 0.3
+    assert labels["sound"]["synergy"]["best_single"] == "mic"
+    assert abs(labels["null"]["subsets"]["camera+mic+arm"]["mean"]) < 0.05
+    assert tree["mean"]["differences"]["fused-untrained"]["low"] > 0
+    assert set(tree["mean"]["differences"]) == {f"fused-{n}" for n in ("untrained", "raw", *NAMES)}
+
+
+def test_the_mean_is_over_labels_and_counts_less_than_nothing_as_nothing(tree):
+    for features, cell in tree["mean"]["subsets"].items():
+        floored = [max(part["subsets"][features]["mean"], 0.0) for part in tree["labels"].values()]
+        assert cell["mean"] == pytest.approx(np.mean(floored))
+
+
+def test_files_hold_the_tree(tree, tmp_path):
+    write_ablation(tree, tmp_path)
+    heat_map(tree, tmp_path / "ablation.png")
+    again = json.loads((tmp_path / "ablation.json").read_text())
+    assert again == tree
+    assert set(again) == {"labels", "mean", "skipped", "provenance"}
+    for part in again["labels"].values():
+        assert part["metric"] in {"r2", "accuracy"}
+        assert set(part["subsets"]) == {key(s) for s in subsets(NAMES)}
+        assert set(part["baselines"]) == {"untrained", "raw", "chance"}
+        assert all(set(cell) == {"mean", "low", "high"} for cell in part["subsets"].values())
+        assert part["windows"] == {"train": 400, "test": 200}
+    rows = list(csv.DictReader((tmp_path / "ablation.csv").read_text().splitlines()))
+    cell = next(r for r in rows if r["label"] == "sound" and r["features"] == "camera+mic" and r["kind"] == "subsets")
+    assert float(cell["mean"]) == tree["labels"]["sound"]["subsets"]["camera+mic"]["mean"]
+    assert (tmp_path / "ablation.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_table_is_read_by_people(tree):
+    shown = io.StringIO()
+    Console(file=shown, width=120).print(rich_table(tree))
+    assert "camera+mic+arm" in shown.getvalue()
+    assert "chance" in shown.getvalue()
+    assert text({"mean": 0.618, "low": -0.004, "high": 1.0}) == ".62 [.00, 1.00]"
+    assert text({"mean": -10.5, "low": None, "high": None}) == "-10.50"
+
+
+# --- the whole command on a small run
+
+
+@pytest.fixture(scope="module")
+def run():
+    return make_run()
+
+
+def test_ablate_writes_every_subset_and_its_provenance(run, tmp_path):
+    train, test = [body_log(n) for n in range(8)], [body_log(n) for n in range(8, 14)]
+    tree = ablate(run, test, tmp_path, train_logs=train)
+    assert set(tree["labels"]) == {"height", "fast"}
+    height = tree["labels"]["height"]
+    assert len(height["subsets"]) == 15
+    assert height["subsets"]["arm"]["mean"] > 0.3, "even untrained features of the joints tell the angle"
+    assert set(height["by_sensor"]) == {f"{kind}:{n}" for kind in ("untrained", "raw") for n in run.model.names}
+    assert tree["provenance"]["ablation"]["logs"]["test"]["count"] == 6
+    assert json.loads((tmp_path / "ablation.json").read_text()) == tree
+    assert ablate(run, test, tmp_path, train_logs=train) == tree
+
+
+def test_ablate_splits_the_given_logs_where_the_training_logs_are_gone(run, tmp_path):
+    logs = [body_log(n) for n in range(10)]
+    tree = ablate(run, logs, tmp_path)
+    assert tree["provenance"]["ablation"]["logs"]["test"]["count"] == 3
+    with pytest.raises(ValueError, match=r"training logs \(memory\) are gone, and 2 log\(s\) are too few"):
+        ablate(run, logs[:2], tmp_path)
+
+
+def test_ablate_refuses_to_test_on_what_probes_were_trained_on(run, tmp_path):
+    logs = [body_log(n) for n in range(4)]
+    with pytest.raises(ValueError, match=r"1 of 2 held-out logs are among the training logs \(first: body-002\)"):
+        ablate(run, logs[2:], tmp_path, train_logs=logs[:3])
+    with pytest.raises(ValueError, match=r"none of the 1 held-out logs is as long as one clip of 1\.0 s"):
+        ablate(run, [body_log(9, seconds=0.5)], tmp_path, train_logs=logs)
+    for log in logs:
+        log.labels = {}
+    with pytest.raises(ValueError, match="ablation needs labels in the logs"):
+        ablate(run, logs[3:], tmp_path, train_logs=logs[:3])
+
+
+def test_split_is_by_log_and_loses_none():
+    logs = [body_log(n, seconds=0.2) for n in range(9)]
+    train, test = split_logs(logs)
+    assert sorted(log.name for log in [*train, *test]) == [log.name for log in logs]
+    assert len(test) == 3
+
+
+def test_retrieve_covers_every_ordered_pair(run):
+    found = retrieve(run, [body_log(n) for n in range(12)])
+    assert set(found["pairs"]) == {f"{a}>{b}" for a in run.model.names for b in run.model.names if a != b}
+    assert found["gallery"] == 12
+    assert found["galleries"] == 3
+    assert found["mean"]["recall"]["1"]["chance"] == pytest.approx(1 / 12)
+    assert found["mean"]["recall"]["10"]["low"] is not None

@@ -1,0 +1,150 @@
+"""Attention is plain attention, position is relative, and order means nothing."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from multisense.layers import Block, Rotary, Transformer, rotate
+from multisense.monitors import effective_rank
+
+
+@pytest.fixture
+def tokens() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 9, 32, generator=generator)
+    valid = torch.rand(2, 9, generator=generator) > 0.3
+    time, place = 2 * torch.rand(2, 9, generator=generator), torch.rand(2, 9, 2, generator=generator)
+    return x, valid, time, place
+
+
+@pytest.fixture
+def transformer() -> Transformer:
+    torch.manual_seed(0)
+    model = Transformer(32, 2, 2)
+    torch.nn.init.normal_(model.register)
+    return model.eval()
+
+
+def test_rotation_keeps_lengths():
+    x = torch.randn(2, 3, 5, 16)
+    turned = rotate(x, Rotary(16).table(torch.rand(2, 5), torch.rand(2, 5, 2)))
+    torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1))
+    assert not torch.allclose(turned, x)
+
+
+def test_inner_products_depend_on_differences_of_time_and_place_alone():
+    rotary = Rotary(32)
+    q, k = torch.randn(2, 1, 1, 1, 32)
+    time, place = torch.tensor([[0.3]]), torch.tensor([[[0.2, 0.7]]])
+
+    def product(shift_s: float, shift: float, apart_s: float) -> float:
+        here = rotary.table(time + shift_s, place + shift)
+        there = rotary.table(time + shift_s + apart_s, place + shift)
+        return (rotate(q, here) * rotate(k, there)).sum().item()
+
+    assert product(5.0, 0.4, 0.1) == pytest.approx(product(0.0, 0.0, 0.1), abs=1e-4)
+    assert product(0.0, 0.0, 0.4) != pytest.approx(product(0.0, 0.0, 0.1), abs=1e-2)
+
+
+def test_shifting_every_time_changes_nothing(transformer: Transformer, tokens: tuple):
+    x, valid, time, place = tokens
+    here, there = transformer(x, valid, time, place)[-1], transformer(x, valid, time + 3.0, place)[-1]
+    # The register has no position, so only a transformer whose register says nothing is free of the origin.
+    with torch.no_grad():
+        for block in transformer.blocks:
+            block.qkv.bias.zero_()
+            block.norm1.bias.zero_()
+        transformer.register.zero_()
+    zero = [block.register_forward_hook(silence) for block in transformer.blocks]
+    here, there = transformer(x, valid, time, place)[-1], transformer(x, valid, time + 3.0, place)[-1]
+    torch.testing.assert_close(here, there, atol=1e-4, rtol=0)
+    assert len(zero) == 2
+    later = time.clone()
+    later[:, 0] += 0.5
+    assert not torch.allclose(here, transformer(x, valid, later, place)[-1], atol=1e-3)
+
+
+def silence(module: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
+    """Keep the register at zero: its keys are then zero wherever they stand."""
+    return torch.cat([torch.zeros_like(output[:, :1]), output[:, 1:]], dim=1)
+
+
+def test_a_block_is_softmax_attention_written_out(tokens: tuple):
+    torch.manual_seed(0)
+    x, valid, time, place = tokens
+    valid[:, 0] = True
+    block, rotary = Block(32, 2), Rotary(16)
+    ours = block(x, rotary.table(time, place), valid[:, None, None])
+
+    angles = time[..., None] * rotary.rates[0] + place[..., :1] * rotary.rates[1] + place[..., 1:] * rotary.rates[2]
+    turn = torch.polar(torch.ones_like(angles), angles)
+    h = F.layer_norm(x, (32,))
+    heads = []
+    for head in range(2):
+        rows = [slice(32 * part + 16 * head, 32 * part + 16 * (head + 1)) for part in range(3)]
+        q, k, v = (h @ block.qkv.weight[r].T + block.qkv.bias[r] for r in rows)
+        q, k = (torch.complex(a[..., :8], a[..., 8:]) * turn for a in (q, k))
+        scores = torch.einsum("bic,bjc->bij", q, k.conj()).real / math.sqrt(16)
+        weights = torch.exp(scores) * valid[:, None]
+        heads.append(weights / weights.sum(-1, keepdim=True) @ v)
+    mixed = x + torch.cat(heads, -1) @ block.proj.weight.T + block.proj.bias
+    expected = mixed + block.mlp(F.layer_norm(mixed, (32,)))
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_order_of_tokens_means_nothing(transformer: Transformer, tokens: tuple):
+    x, valid, time, place = tokens
+    order = torch.tensor([4, 2, 8, 0, 1, 7, 3, 6, 5])
+    straight = transformer(x, valid, time, place)[-1][:, order]
+    shuffled = transformer(x[:, order], valid[:, order], time[:, order], place[:, order])[-1]
+    torch.testing.assert_close(straight, shuffled, atol=1e-5, rtol=1e-5)
+
+
+def test_an_absent_token_is_as_good_as_removed(transformer: Transformer, tokens: tuple):
+    x, _, time, place = tokens
+    valid = torch.ones(2, 9, dtype=torch.bool)
+    valid[:, 5:] = False
+    masked = transformer(x, valid, time, place)
+    removed = transformer(x[:, :5], valid[:, :5], time[:, :5], place[:, :5])
+    for some, few in zip(masked, removed, strict=True):
+        torch.testing.assert_close(some[:, :5], few, atol=1e-5, rtol=1e-5)
+
+
+def test_no_valid_token_stays_finite(transformer: Transformer, tokens: tuple):
+    x, _, time, place = tokens
+    assert torch.isfinite(transformer(x, torch.zeros(2, 9, dtype=torch.bool), time, place)[-1]).all()
+
+
+def test_every_block_is_returned_and_the_last_is_normed(transformer: Transformer, tokens: tuple):
+    outputs = transformer(*tokens)
+    assert [tuple(o.shape) for o in outputs] == [(2, 9, 32)] * 2
+    torch.testing.assert_close(outputs[-1].std(-1, correction=0), torch.ones(2, 9), atol=1e-3, rtol=0)
+
+
+def test_widths_that_do_not_fit_are_told():
+    with pytest.raises(ValueError, match="width 32 is not a multiple of heads 3"):
+        Transformer(32, 1, 3)
+    with pytest.raises(ValueError, match="model.width / model.heads must be a multiple of 8, found 12"):
+        Rotary(12)
+
+
+def spectrum(values: list[float]) -> torch.Tensor:
+    """Centred vectors (64, 16) with just these singular values."""
+    rng = np.random.default_rng(0)
+    raw = rng.normal(size=(64, len(values)))
+    left = np.linalg.qr(raw - raw.mean(0))[0]
+    right = np.linalg.qr(rng.normal(size=(16, len(values))))[0]
+    return torch.tensor(left * values @ right.T)
+
+
+@pytest.mark.parametrize("k", [1, 3, 16])
+def test_effective_rank_of_k_equal_directions_is_k(k: int):
+    assert effective_rank(5 + spectrum([2.0] * k)).item() == pytest.approx(k, rel=1e-3)
+
+
+def test_effective_rank_of_two_to_one():
+    # exp of the entropy of (2/3, 1/3) is 3 / 2^(2/3).
+    assert effective_rank(spectrum([2.0, 1.0])).item() == pytest.approx(3 / 2 ** (2 / 3), rel=1e-3)
