@@ -30,7 +30,7 @@ class Embedding:
     """What a model says of B clips. F is twice the model's width: the mean and the maximum over the tokens pooled."""
 
     fused: Tensor
-    """(B, F) mean over the sensors that are there of `per_sensor`."""
+    """(B, S F) the per-sensor vectors side by side, in the model's order of sensors."""
     per_sensor: Mapping[str, Tensor]
     """(B, F) pooled over one sensor's own tokens, each of which has seen all sensors; zero where it is absent."""
     per_time: Tensor
@@ -92,6 +92,8 @@ class MultiSense(nn.Module):
 
     def stem(self, patches: Mapping[str, Tensor], valid: Tensor) -> TokenBatch:
         tokens = torch.cat([self.tokenizer(name).stem(patches[name]) for name in self.names], dim=1)
+        # Attention gives absent tokens no weight, but no weight times NaN is NaN.
+        tokens = tokens.masked_fill(~valid[..., None], 0.0)
         return TokenBatch(tokens + self.sensor_embedding[self.sensor].to(tokens.dtype), valid, self.layout)
 
     def encode(self, tokens: TokenBatch) -> list[Tensor]:
@@ -125,7 +127,7 @@ class MultiSense(nn.Module):
         of_step = step[None] == torch.arange(steps, device=latents.device)[:, None]
         sensors, there = pool_groups(latents, valid, of_sensor)
         return Embedding(
-            fused=sensors.sum(1) / there.sum(1, keepdim=True).clamp(min=1),
+            fused=sensors.flatten(1),
             per_sensor={name: sensors[:, i] for i, name in enumerate(self.names)},
             per_time=pool_groups(latents, valid, of_step)[0],
             times_s=(torch.arange(steps, device=latents.device) + 0.5) * self.seconds / steps,

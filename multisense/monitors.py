@@ -21,7 +21,7 @@ def effective_rank(vectors: Tensor) -> Tensor:
 def monitor(losses: Losses, layout: TokenLayout, accelerator: Any) -> dict[str, float]:
     """Metrics of one step, as numbers; the mean over processes.
 
-    `skill/A+B->C` is 1 - loss / loss of predicting the batch mean: 0 says nothing was learnt. `spread/C` is the targets'
+    `skill/A+B->C` is 1 - loss / loss of predicting the batch mean: 0 says nothing was learnt. `spread/C` is the teacher's latents'
     deviation over clips, `rank/C` their effective rank (over at most 512 tokens): both near 0 are collapse.
     """
     values: dict[str, Tensor] = {"loss": losses.total}
@@ -32,7 +32,7 @@ def monitor(losses: Losses, layout: TokenLayout, accelerator: Any) -> dict[str, 
         skills[direction.target].append(skill)
     for s, name in enumerate(layout.names):
         own = layout.sensor == s
-        tokens = losses.targets[:, own][losses.valid[:, own]]
+        tokens = losses.latents[:, own][losses.valid[:, own]]
         if name in skills:
             values[f"skill/{name}"] = torch.stack(skills[name]).mean()
         if len(tokens) > 1:

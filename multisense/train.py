@@ -66,10 +66,8 @@ def train(config: RunConfig, out: Path | str, resume: bool = False) -> Path:
     parallel.train()
     forward = torch.compile(parallel) if settings.compile else parallel
 
-    stop = StopSignal()
-    metrics = MetricsFile(out, accelerator, first)
-    batches = iter(loader)
-    with metrics.progress(settings.steps, first) as show:
+    metrics, batches = MetricsFile(out, accelerator, first), iter(loader)
+    with StopSignal() as stop, metrics.progress(settings.steps, first) as show:
         for step in range(first, settings.steps):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, settings)
@@ -190,8 +188,16 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.name = ""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        self.before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def __enter__(self) -> "StopSignal":
+        for number in self.before:
             signal.signal(number, self._hear)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
     def _hear(self, number: int, frame: Any) -> None:
         self.name = signal.Signals(number).name

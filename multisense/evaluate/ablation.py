@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from rich.progress import track
 from rich.table import Table
+from threadpoolctl import threadpool_limits
 
 from multisense.clips import Windows
 from multisense.embed import batches, embed_subsets, weights_fingerprint
@@ -57,7 +58,9 @@ def ablate(
     train, test = (Windows(logs, run.grids, seconds, stride_s) for logs in (train_logs, test_logs))
     kept, skipped = _bench(train, test, seconds, seed)
     features = [_features(run, windows, seed, batch_size) for windows in (train, test)]
-    tree = _probe(run.model.names, kept, *features)
+    # Probes are thousands of small products: on a busy machine several BLAS threads make them 50 times slower.
+    with threadpool_limits(1):
+        tree = _probe(run.model.names, kept, *features)
     describe(tree, kept)
     tree["skipped"] = skipped
     tree["provenance"] = _provenance(run, train, test, stride_s, seed)

@@ -26,8 +26,7 @@ class ObjectiveConfig(Config):
     predictor_depth: PositiveInt = 2
     predictor_heads: PositiveInt = 3
     target_layers: PositiveInt = 2
-    """The target is the mean of the layer-normed outputs of this many top blocks of the teacher."""
-    standardise: bool = True
+    """The target is the mean of the layer-normed outputs of this many top blocks of the teacher, standardised."""
     ema_share: float = Field(default=0.05, gt=0, le=1)
     """Time constant of the teacher's moving average, as a share of the run's optimizer steps."""
     variance: float = Field(default=0.0, ge=0)
@@ -56,10 +55,48 @@ class Direction:
 class Losses:
     total: Tensor
     directions: list[Direction]
-    targets: Tensor
-    """(B, T, D) the teacher's targets, for the monitors."""
+    latents: Tensor
+    """(B, T, D) the teacher's latents before they are standardised, for the monitors."""
     valid: Tensor
     """(B, T)"""
+
+
+class TargetScale(nn.Module):
+    """Standardises targets (B, T, D) per token position and channel, by running moments over the steps.
+
+    What is the same in every clip (the table under a fixed camera) would else be most of what there is to predict. The
+    moments of a step are applied from the next step on, so that the loss does not depend on how a batch is cut.
+    """
+
+    DECAY = 0.95
+
+    def __init__(self, tokens: int, width: int):
+        super().__init__()
+        self.register_buffer("moments", torch.zeros(3, tokens, width))
+        self.register_buffer("fresh", torch.zeros(3, tokens, width), persistent=False)
+
+    moments: Tensor
+    """Decayed count, sum and sum of squares."""
+    fresh: Tensor
+    """The same of the current step alone."""
+
+    def forward(self, targets: Tensor) -> Tensor:
+        count, total, squares = self.moments
+        known = count > 0
+        mean = torch.where(known, total / count.clamp(min=1e-6), 0.0)
+        variance = torch.where(known, squares / count.clamp(min=1e-6) - mean**2, 1.0)
+        return (targets - mean) / variance.clamp(min=1e-4).sqrt()
+
+    def observe(self, targets: Tensor, valid: Tensor) -> None:
+        weight = valid[..., None].to(targets.dtype).expand_as(targets)
+        self.fresh += torch.stack([weight.sum(0), (targets * weight).sum(0), (targets**2 * weight).sum(0)])
+
+    def update(self) -> None:
+        """Take in what was observed since the last update, on every process."""
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(self.fresh)
+        self.moments.mul_(self.DECAY).add_(self.fresh)
+        self.fresh.zero_()
 
 
 class Predictor(nn.Module):
@@ -68,8 +105,9 @@ class Predictor(nn.Module):
     A query is (time, place, sensor); it knows nothing of the content it asks for.
     """
 
-    def __init__(self, config: ObjectiveConfig, width: int, sensors: int):
+    def __init__(self, config: ObjectiveConfig, width: int, sensors: int, tokens: int):
         super().__init__()
+        self.scale = TargetScale(tokens, width)
         inner = config.predictor_width
         self.inward = nn.Linear(width, inner)
         self.query = nn.Parameter(torch.randn(sensors, inner) * 0.02)
@@ -100,46 +138,41 @@ class LatentPrediction(nn.Module):
         self.config = config
         self.student = model
         self.teacher = copy.deepcopy(model).requires_grad_(False)
-        self.predictor = Predictor(config, model.config.width, len(model.names))
+        self.predictor = Predictor(config, model.config.width, len(model.names), len(model.layout))
 
     def forward(self, batch: Batch, masks: Sequence[Mask]) -> Losses:
         patches, there = self.student.patches(batch), self.student.token_valid(batch)
-        targets = self._targets(self.teacher.stem(patches, there))
+        latents = self._teacher_latents(self.teacher.stem(patches, there))
+        if self.training:
+            self.predictor.scale.observe(latents, there)
+        targets = self.predictor.scale(latents)
         errors_of_mean = self._errors_of_mean(targets, there)
         tokens = self.student.stem(patches, there)
         directions: list[Direction] = []
         pooled: list[Tensor] = []
         for mask in masks:
-            latents, valid = self.student.encode_kept(tokens, mask.keep)
-            prediction = self.predictor(self.student, latents, valid, mask)
+            context, valid = self.student.encode_kept(tokens, mask.keep)
+            prediction = self.predictor(self.student, context, valid, mask)
             asked = there.gather(1, mask.target) & valid.any(1)[:, None]
             errors = (prediction.float() - take(targets, mask.target)).abs().mean(-1)
             directions += self._directions(errors, errors_of_mean.gather(1, mask.target), asked, mask)
-            pooled.append((latents * valid[..., None]).sum(1) / valid.sum(1, keepdim=True).clamp(min=1))
+            pooled.append((context * valid[..., None]).sum(1) / valid.sum(1, keepdim=True).clamp(min=1))
         total = torch.stack([d.loss for d in directions]).mean()
         if self.config.variance or self.config.covariance:
             total = total + torch.stack([self._spread(p) for p in pooled]).mean()
-        return Losses(total, directions, targets, there)
+        return Losses(total, directions, latents, there)
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The teacher's targets (B, T, D), layer-normed without parameters, and their validity (B, T)."""
+        """What there is to predict (B, T, D), standardised, and its validity (B, T)."""
         tokens = self.teacher.tokenize(batch)
-        return self._targets(tokens), tokens.valid
+        return self.predictor.scale(self._teacher_latents(tokens)), tokens.valid
 
     @torch.no_grad()
-    def _targets(self, tokens: TokenBatch) -> Tensor:
+    def _teacher_latents(self, tokens: TokenBatch) -> Tensor:
+        """Mean of the top blocks' layer-normed outputs (B, T, D)."""
         layers = self.teacher.encode(tokens)[-self.config.target_layers :]
-        width = layers[0].shape[-1:]
-        mean = torch.stack([F.layer_norm(x.float(), width) for x in layers]).mean(0)
-        if not self.config.standardise:
-            return F.layer_norm(mean, width)
-        out = torch.empty_like(mean)
-        for s in range(len(self.student.names)):
-            own = self.student.sensor == s
-            x = mean[:, own]
-            out[:, own] = (x - x.mean((0, 1))) / (x.std((0, 1)) + 1e-3)
-        return out
+        return torch.stack([F.layer_norm(x.float(), x.shape[-1:]) for x in layers]).mean(0)
 
     @torch.no_grad()
     def _errors_of_mean(self, targets: Tensor, valid: Tensor) -> Tensor:
@@ -174,6 +207,7 @@ class LatentPrediction(nn.Module):
         rate = 1.0 / max(self.config.ema_share * steps, 1.0)
         theirs, ours = list(self.teacher.parameters()), list(self.student.parameters())
         torch._foreach_lerp_(theirs, ours, rate)
+        self.predictor.scale.update()
 
     @torch.no_grad()
     def predict_sensor(self, batch: Batch, context: Sequence[str], target: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -184,7 +218,7 @@ class LatentPrediction(nn.Module):
         """
         names = self.student.names
         unknown = sorted({*context, target} - set(names))
-        if unknown or target in context:
+        if unknown or target in context or not context:
             raise ValueError(f"predict {list(context)} -> {target}: expected different sensors of {list(names)}")
         sensor = self.student.sensor
         keep = torch.cat([(sensor == names.index(c)).nonzero()[:, 0] for c in context])

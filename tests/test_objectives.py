@@ -1,0 +1,241 @@
+"""The loss means what it says, the teacher follows, and a little training predicts one sense from another."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from conftest import body_log, body_tree
+from torch import nn
+
+from multisense.clips import TrainingClips, collate, read_clip
+from multisense.config import ConfigError, parse
+from multisense.masking import Mask, draw_masks
+from multisense.monitors import monitor
+from multisense.objectives.latent import LatentPrediction, Losses, ObjectiveConfig, take
+from multisense.run import build_objective, copy_statistics, fit_statistics, make_grids, parse_config
+from multisense.types import Batch
+
+
+def body(clips: int = 4, **objective: object) -> tuple[LatentPrediction, Batch]:
+    tree = body_tree()
+    tree["sensors"]["eye"]["patch"] = 4  # 320 tokens of video beside 5 of each other sensor
+    tree["sensors"]["eye"]["stem"] = "patch"
+    tree["objective"] |= objective
+    config, logs = parse_config(tree), [body_log(n) for n in range(clips)]
+    grids = make_grids(config, logs)
+    read = [read_clip(log, 0.5, grids, 1.0) for log in logs]
+    objective = build_objective(config, grids)
+    fit_statistics(objective.student, read, count=clips, chunk=clips)
+    copy_statistics(objective.student, objective.teacher)
+    return objective, collate(read)
+
+
+def masks_of(objective: LatentPrediction, clips: int = 4, step: int = 0) -> list[Mask]:
+    return draw_masks(objective.student.layout, objective.config.masks, 0, step, range(clips))
+
+
+class Oracle(nn.Module):
+    """A predictor that answers with what it is told."""
+
+    def __init__(self, answer: Callable[[Mask], torch.Tensor]):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, model: nn.Module, latents: torch.Tensor, valid: torch.Tensor, mask: Mask) -> torch.Tensor:
+        return self.answer(mask)
+
+
+def losses_of(objective: LatentPrediction, batch: Batch, answer: Callable[[Mask], torch.Tensor]) -> Losses:
+    objective.predictor = Oracle(answer)
+    return objective(batch, masks_of(objective))
+
+
+def test_a_perfect_prediction_costs_nothing():
+    objective, batch = body()
+    targets, _ = objective.targets(batch)
+    losses = losses_of(objective, batch, lambda mask: take(targets, mask.target))
+    assert losses.total == 0
+    assert {d.target for d in losses.directions} == {"eye", "ear", "pad", "arm"}
+
+
+def test_every_direction_counts_the_same_however_many_tokens_it_has():
+    objective, batch = body()
+    targets, _ = objective.targets(batch)
+    wrong = torch.tensor([1.0, 10.0, 100.0, 1000.0])  # by how much, for eye, ear, pad, arm
+
+    def answer(mask: Mask) -> torch.Tensor:
+        return take(targets, mask.target) + wrong[objective.student.sensor[mask.target]][..., None]
+
+    losses = losses_of(objective, batch, answer)
+    expected = {"eye": 1.0, "ear": 10.0, "pad": 100.0, "arm": 1000.0}
+    for direction in losses.directions:
+        assert direction.loss.item() == pytest.approx(expected[direction.target], rel=1e-4)
+    asked = [s for mask in masks_of(objective) for s in mask.columns]
+    assert losses.total.item() == pytest.approx(wrong[asked].mean().item(), rel=1e-4)
+
+
+def test_predicting_the_mean_has_skill_zero():
+    objective, batch = body()
+    targets, _ = objective.targets(batch)
+    mean = targets.mean(0, keepdim=True).expand_as(targets)
+    losses = losses_of(objective, batch, lambda mask: take(mean, mask.target))
+    for direction in losses.directions:
+        assert direction.loss.item() == pytest.approx(direction.baseline.item(), rel=1e-5)
+        assert direction.baseline > 0.01
+    values = monitor(losses, objective.student.layout, OneProcess())
+    assert values["skill"] == pytest.approx(0, abs=1e-5)
+    assert values["loss"] == pytest.approx(losses.total.item())
+
+
+class OneProcess:
+    def reduce(self, values: torch.Tensor, how: str) -> torch.Tensor:
+        return values
+
+
+def test_absent_sensors_are_neither_asked_for_nor_seen():
+    objective, batch = body()
+    absent = batch.only(["eye", "ear", "pad"])
+    targets, _ = objective.targets(absent)
+
+    def answer(mask: Mask) -> torch.Tensor:
+        arm = objective.student.sensor[mask.target] == 3
+        return take(targets, mask.target) + 1e6 * arm[..., None]
+
+    assert losses_of(objective, absent, answer).total == 0
+
+
+def test_a_batch_of_absent_clips_costs_nothing_and_stays_finite():
+    objective, batch = body()
+    losses = objective(batch.only([]), masks_of(objective))
+    assert losses.total == 0
+    losses.total.backward()
+    assert all(torch.isfinite(p.grad).all() for p in objective.parameters() if p.grad is not None)
+
+
+def test_targets_are_standardised_and_come_from_the_teacher():
+    objective, batch = body()
+    targets, valid = objective.targets(batch)
+    assert valid.all()
+    torch.testing.assert_close(targets.mean(-1), torch.zeros_like(targets[..., 0]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(targets.std(-1, correction=0), torch.ones_like(targets[..., 0]), atol=1e-3, rtol=0)
+    with torch.no_grad():
+        for p in objective.student.parameters():
+            p.add_(1.0)
+    assert torch.equal(objective.targets(batch)[0], targets)
+
+
+def test_gradients_reach_student_and_predictor_but_not_the_teacher():
+    objective, batch = body()
+    objective(batch, masks_of(objective)).total.backward()
+    assert all(p.grad is None for p in objective.teacher.parameters())
+    without = [n for n, p in objective.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert without == []
+
+
+@pytest.mark.parametrize(("share", "steps", "rate"), [(0.1, 100, 0.1), (0.5, 20, 0.1), (0.01, 10, 1.0)])
+def test_the_teacher_follows_as_an_exponential(share: float, steps: int, rate: float):
+    objective, _ = body(ema_share=share)
+    name = "encoder.blocks.0.qkv.weight"
+    with torch.no_grad():
+        for p in objective.student.parameters():
+            p.add_(torch.randn_like(p))
+    student, start = objective.student.state_dict()[name].clone(), objective.teacher.state_dict()[name].clone()
+    for _ in range(5):
+        objective.update_teacher(steps)
+    expected = student + (1 - rate) ** 5 * (start - student)
+    torch.testing.assert_close(objective.teacher.state_dict()[name], expected, atol=1e-6, rtol=1e-5)
+    assert torch.equal(objective.student.state_dict()[name], student)
+
+
+def test_half_batches_accumulate_to_the_gradient_of_the_whole():
+    objective, batch = body(clips=8)
+    masks = masks_of(objective, 8)
+    objective(batch, masks).total.backward()
+    whole = {n: p.grad.clone() for n, p in objective.named_parameters() if p.grad is not None}
+    objective.zero_grad()
+    for half in (slice(0, 4), slice(4, 8)):
+        values, valid = ({n: v[half] for n, v in part.items()} for part in (batch.values, batch.valid))
+        cut = [Mask(m.family, m.context, m.keep[half], m.target[half], m.columns) for m in masks]
+        (objective(Batch(values, valid), cut).total / 2).backward()
+    for name, parameter in objective.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(parameter.grad, whole[name], atol=1e-6, rtol=1e-4)
+
+
+def test_variance_and_covariance_agree_with_numpy():
+    objective, batch = body(variance=2.0, covariance=3.0)
+    rng = np.random.default_rng(0)
+    pooled = 0.3 * rng.normal(size=(64, 32)) @ rng.normal(size=(32, 32))
+    covariance = np.cov(pooled, rowvar=False)
+    hinge = np.clip(1 - np.sqrt(np.diag(covariance) + 1e-4), 0, None).mean()
+    off = (covariance[~np.eye(32, dtype=bool)] ** 2).sum() / 32
+    assert objective._spread(torch.tensor(pooled)).item() == pytest.approx(2 * hinge + 3 * off, rel=1e-4)
+    plain, _ = body()
+    masks = masks_of(plain)
+    assert objective(batch, masks).total > plain(batch, masks).total
+
+
+def test_more_target_layers_than_blocks_is_told():
+    with pytest.raises(ValueError, match=r"objective.target_layers is 3, more than model.depth = 2 blocks"):
+        body(target_layers=3)
+    with pytest.raises(ConfigError, match="objective.ema_share: input should be less than or equal to 1"):
+        parse(ObjectiveConfig, {"ema_share": 1.5}, "objective")
+
+
+@pytest.mark.parametrize(
+    ("context", "target"), [(["eye"], "nose"), (["nose"], "eye"), (["eye", "arm"], "arm"), ([], "arm")]
+)
+def test_a_direction_that_cannot_be_is_told(context: list[str], target: str):
+    objective, batch = body()
+    with pytest.raises(ValueError, match=r"predict .* -> \w+: expected .*'eye', 'ear', 'pad', 'arm'"):
+        objective.predict_sensor(batch, context, target)
+
+
+def test_a_predicted_sensor_is_not_looked_at():
+    objective, batch = body()
+    prediction, target, valid = objective.eval().predict_sensor(batch, ["eye", "ear"], "arm")
+    assert prediction.shape == target.shape == (4, 5, 32)
+    assert valid.all()
+    other = Batch({**batch.values, "arm": -batch.values["arm"], "pad": -batch.values["pad"]}, batch.valid)
+    again, moved, _ = objective.predict_sensor(other, ["eye", "ear"], "arm")
+    assert torch.equal(prediction, again)
+    assert not torch.equal(target, moved)
+    # And the target is the sensor's own content, not what it took from the context.
+    other = Batch({**batch.values, "eye": 255 - batch.values["eye"]}, batch.valid)
+    again, same, _ = objective.predict_sensor(other, ["eye", "ear"], "arm")
+    assert not torch.equal(prediction, again)
+    assert torch.equal(target, same)
+
+
+def test_a_prediction_without_context_is_not_valid():
+    objective, batch = body()
+    *_, valid = objective.predict_sensor(batch.only(["arm"]), ["eye"], "arm")
+    assert not valid.any()
+
+
+def test_a_little_training_predicts_one_sense_from_another():
+    tree = body_tree()
+    tree["objective"]["masks"] = {"masks_per_clip": 2}
+    config, logs = parse_config(tree), [body_log(n) for n in range(12)]
+    grids = make_grids(config, logs)
+    clips = TrainingClips(logs, grids, 1.0, 0, 10_000)
+    objective = build_objective(config, grids)
+    fit_statistics(objective.student, clips, count=32)
+    copy_statistics(objective.student, objective.teacher)
+    optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=3e-3)
+    skills = []
+    for step in range(40):
+        items = range(12 * step, 12 * step + 12)
+        masks = draw_masks(objective.student.layout, config.objective.masks, 0, step, items)
+        losses = objective(collate([clips[i] for i in items]), masks)
+        optimizer.zero_grad()
+        losses.total.backward()
+        optimizer.step()
+        objective.update_teacher(40)
+        skills.append(monitor(losses, objective.student.layout, OneProcess()))
+    assert np.mean([s["skill"] for s in skills[:5]]) < 0
+    print([round(s["skill"],2) for s in skills])
+    assert np.mean([s["skill"] for s in skills[-10:]]) > 0.05
+    assert min(s["spread/arm"] for s in skills) > 0.05
+    assert all(np.isfinite(list(s.values())).all() for s in skills)
