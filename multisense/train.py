@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
 from torch.utils.data import DataLoader, Sampler
 
 from multisense.checkpoint import load_checkpoint, save_checkpoint
@@ -51,7 +51,7 @@ def train(config: RunConfig, out: Path | str, resume: bool = False) -> Path:
         create_run(out, config, grids, logs)
     accelerator.wait_for_everyone()
     if config.data.in_memory:
-        logs = [InMemory(log, list(grids)) for log in logs]
+        logs = [InMemory(log, grids) for log in track(logs, "reading", transient=True, disable=not accelerator.is_main_process)]
 
     clips = TrainingClips(logs, grids, config.data.clip_seconds, settings.seed, settings.steps * settings.batch_size)
     objective = build_objective(config, grids)
@@ -105,7 +105,7 @@ def make_accelerator(settings: TrainConfig, out: Path) -> Accelerator:
     accelerator = Accelerator(
         mixed_precision=settings.mixed_precision,
         gradient_accumulation_steps=settings.accumulate,
-        log_with=list(settings.log_with),
+        log_with=list(settings.log_with) or None,
         project_dir=out,
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )

@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import ArrayLog, body_log
+from conftest import ArrayLog, body_log, body_tree
 from torch.utils.data import DataLoader
 
 from multisense.clips import Grid, InMemory, Resample, TrainingClips, Windows, collate, read_clip, span, window_starts
 from multisense.logs.base import LogError
-from multisense.run import RunConfig, make_grids
+from multisense.run import RunConfig, make_grids, parse_config
 from multisense.types import Batch
 
 BOOT = 1.7e9
@@ -255,11 +255,25 @@ def test_workers_do_not_change_a_batch(body_config: RunConfig):
 
 
 def test_a_log_in_memory_reads_the_same(body_config: RunConfig):
-    log = body_log(0)
-    kept = InMemory(log, ["eye", "arm", "nose"])
-    assert list(kept.sensors) == ["eye", "arm"]
+    log = body_log(0, 23.0)  # longer than the pieces in which it is decoded
+    grids = make_grids(body_config, [log])
+    grids["nose"] = grid("linear", 10.0, 10, (1,))
+    kept = InMemory(log, grids)
+    assert list(kept.sensors) == ["eye", "ear", "pad", "arm"]
     assert kept.fingerprint() == log.fingerprint()
     for sensor in kept.sensors:
-        ours, theirs = kept.read(sensor, 0.55, 1.2), log.read(sensor, 0.55, 1.2)
-        assert np.array_equal(ours.times_s, theirs.times_s)
-        assert np.array_equal(ours.data, theirs.data)
+        for window in ((0.55, 1.2), (-math.inf, math.inf), (9.95, 10.05)):
+            ours, theirs = kept.read(sensor, *window), log.read(sensor, *window)
+            assert np.array_equal(ours.times_s, theirs.times_s)
+            assert np.array_equal(ours.data, theirs.data)
+
+
+def test_a_log_in_memory_holds_frames_at_the_size_of_the_grid():
+    tree = body_tree()
+    tree["sensors"]["eye"] |= {"size": [16, 16]}
+    log = body_log(0)
+    grids = make_grids(parse_config(tree), [log])
+    kept = InMemory(log, grids)
+    assert kept.sensors["eye"].shape == (16, 16, 3)
+    ours, theirs = (read_clip(some, 0.5, grids, 1.0).values["eye"] for some in (kept, log))
+    assert torch.equal(ours, theirs)

@@ -17,7 +17,7 @@ RIDGE_STRENGTHS = np.logspace(-4, 2, 13)
 """Times the number of training windows: the penalty, relative to features of unit variance."""
 LOGISTIC_STRENGTHS = (1.0, 0.1, 0.01, 0.001)
 """The same for logistic regression: the best one does not move with the number of windows, as scikit-learn's C does."""
-FOLDS = 4
+FOLDS = 3
 SEARCH_WINDOWS = 1500
 """Logistic regression picks its strength on at most this many training windows (whole logs), then fits on all."""
 

@@ -107,6 +107,7 @@ class PatchTokenizer(nn.Module):
                 f"{patch[0]} x {patch[1]} x {patch[2]} do not fit; choose patches that divide it, or a longer clip"
             )
         self.grid, self.patch, self.lattice = grid, patch, (n // patch[0], h // patch[1], w // patch[2])
+        self.patch_size = patch[0] * patch[1] * patch[2] * c
         self.stem = Stem(patch, c, width, stem)
         # One mean and deviation per channel, and per row where rows are different things (mel bands).
         self.register_buffer("mean", torch.zeros(normalise_rows, 1, c))

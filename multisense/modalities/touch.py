@@ -30,7 +30,7 @@ class Config(SensorConfig):
     """Gel cameras: subtract the log's first frame, which must show no contact, or nothing (Sparsh, Higuera et al. 2024)."""
 
     def grid(self, info: SensorInfo, seconds: float) -> Grid:
-        if len(info.shape) == 3 and info.dtype == "uint8":
+        if self._is_camera(info):
             camera = frame_grid(self, info, seconds, self.size)
             return Grid(**{**camera.__dict__, "dtype": "uint8", "resample": "nearest", "background": self.background})
         if len(info.shape) not in (1, 3):
@@ -40,11 +40,16 @@ class Config(SensorConfig):
             )
         return super().grid(info, seconds)
 
+    def _is_camera(self, info: SensorInfo) -> bool:
+        """Frames are bytes and hold at least one patch; a taxel grid is smaller, or not bytes."""
+        return info.dtype == "uint8" and len(info.shape) == 3 and min(self.size or info.shape[:2]) >= self.patch
+
 
 class Tokenizer(PatchTokenizer):
     def __init__(self, config: Config, grid: Grid, width: int):
         shape = grid.shape if len(grid.shape) == 3 else (1, 1, *grid.shape)
-        if grid.dtype == "uint8":
+        self.is_camera = grid.resample == "nearest"
+        if self.is_camera:
             patch = (config.frames, config.patch, config.patch)
         else:
             patch = (samples(config.patch_s, grid.rate_hz), *(config.cells or shape[:2]))
@@ -52,7 +57,7 @@ class Tokenizer(PatchTokenizer):
         self.log_scale = config.log_scale
 
     def signal(self, values: Tensor) -> Tensor:
-        if self.grid.dtype == "uint8":
+        if self.is_camera:
             return values.float()
         values = values.float() if self.log_scale is None else torch.asinh(values.float() / self.log_scale)
         return values if values.ndim == 5 else rearrange(values, "b n c -> b n 1 1 c")

@@ -5,7 +5,7 @@ I-JEPA (Assran et al. 2023) and V-JEPA 2 (2025) for the rule; MJEPA (2026) for p
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +29,8 @@ class ObjectiveConfig(Config):
     """The target is the mean of the layer-normed outputs of this many top blocks of the teacher, standardised."""
     ema_share: float = Field(default=0.05, gt=0, le=1)
     """Time constant of the teacher's moving average, as a share of the run's optimizer steps."""
+    signal: float = Field(default=0.0, ge=0)
+    """Weight of predicting the hidden patches themselves beside their latents (masked reconstruction, He et al. 2022)."""
     variance: float = Field(default=0.0, ge=0)
     """Weight of VICReg's variance hinge on the student's pooled latents; 0 trusts the teacher alone."""
     covariance: float = Field(default=0.0, ge=0)
@@ -105,25 +107,26 @@ class Predictor(nn.Module):
     A query is (time, place, sensor); it knows nothing of the content it asks for.
     """
 
-    def __init__(self, config: ObjectiveConfig, width: int, sensors: int, tokens: int):
+    def __init__(self, config: ObjectiveConfig, width: int, signals: Sequence[int], tokens: int):
         super().__init__()
         self.scale = TargetScale(tokens, width)
         inner = config.predictor_width
         self.inward = nn.Linear(width, inner)
-        self.query = nn.Parameter(torch.randn(sensors, inner) * 0.02)
+        self.query = nn.Parameter(torch.randn(len(signals), inner) * 0.02)
         self.transformer = Transformer(inner, config.predictor_depth, config.predictor_heads)
         self.outward = nn.Linear(inner, width)
-        for layer in (self.inward, self.outward):
+        self.signals = nn.ModuleList(nn.Linear(inner, size) for size in signals)
+        for layer in (self.inward, self.outward, *self.signals):
             layer.apply(init_linear)
 
     def forward(self, model: MultiSense, latents: Tensor, valid: Tensor, mask: Mask) -> Tensor:
-        """latents (B, K, D), valid (B, K) -> predictions (B, M, D)."""
+        """latents (B, K, D), valid (B, K) -> hidden (B, M, P); `outward` and `signals` read predictions from it."""
         k = mask.keep.shape[1]
         tokens = torch.cat([self.inward(latents), self.query[model.sensor[mask.target]]], dim=1)
         there = torch.cat([valid, torch.ones_like(mask.target, dtype=torch.bool)], dim=1)
         where = torch.cat([mask.keep, mask.target], dim=1)
         outputs = self.transformer(tokens, there, model.time_s[where], model.place[where])
-        return self.outward(outputs[-1][:, k:])
+        return outputs[-1][:, k:]
 
 
 class LatentPrediction(nn.Module):
@@ -138,7 +141,8 @@ class LatentPrediction(nn.Module):
         self.config = config
         self.student = model
         self.teacher = copy.deepcopy(model).requires_grad_(False)
-        self.predictor = Predictor(config, model.config.width, len(model.names), len(model.layout))
+        sizes = [model.tokenizer(name).patch_size for name in model.names]
+        self.predictor = Predictor(config, model.config.width, sizes, len(model.layout))
 
     def forward(self, batch: Batch, masks: Sequence[Mask]) -> Losses:
         patches, there = self.student.patches(batch), self.student.token_valid(batch)
@@ -150,14 +154,20 @@ class LatentPrediction(nn.Module):
         tokens = self.student.stem(patches, there)
         directions: list[Direction] = []
         pooled: list[Tensor] = []
+        signal: list[Tensor] = []
         for mask in masks:
             context, valid = self.student.encode_kept(tokens, mask.keep)
-            prediction = self.predictor(self.student, context, valid, mask)
+            hidden = self.predictor(self.student, context, valid, mask)
+            prediction = self.predictor.outward(hidden)
             asked = there.gather(1, mask.target) & valid.any(1)[:, None]
             errors = (prediction.float() - take(targets, mask.target)).abs().mean(-1)
             directions += self._directions(errors, errors_of_mean.gather(1, mask.target), asked, mask)
-            pooled.append((context * valid[..., None]).sum(1) / valid.sum(1, keepdim=True).clamp(min=1))
+            if self.config.signal:
+                signal.append(self._signal_loss(hidden, patches, asked, mask))
+            pooled += self._pooled(context, valid, mask)
         total = torch.stack([d.loss for d in directions]).mean()
+        if self.config.signal:
+            total = total + self.config.signal * torch.stack(signal).mean()
         if self.config.variance or self.config.covariance:
             total = total + torch.stack([self._spread(p) for p in pooled]).mean()
         return Losses(total, directions, latents, there)
@@ -193,11 +203,31 @@ class LatentPrediction(nn.Module):
             for s, own in mask.columns.items()
         ]
 
+    def _signal_loss(self, hidden: Tensor, patches: Mapping[str, Tensor], valid: Tensor, mask: Mask) -> Tensor:
+        """Smooth L1 of the normalised patches, mean inside each clip and sensor, then over clips and sensors."""
+        losses = []
+        first = 0
+        for s, name in enumerate(self.student.names):
+            target, own = patches[name].flatten(2), mask.columns.get(s)
+            if own is not None:
+                prediction = self.predictor.signals[s](hidden[:, own])
+                error = F.smooth_l1_loss(prediction.float(), take(target, mask.target[:, own] - first), reduction="none")
+                weight = valid[:, own].to(error.dtype)
+                losses.append(((error.mean(-1) * weight).sum(1) / weight.sum(1).clamp(min=1)).mean())
+            first += target.shape[1]
+        return torch.stack(losses).mean()
+
+    def _pooled(self, context: Tensor, valid: Tensor, mask: Mask) -> list[Tensor]:
+        """(B, D) mean over each context sensor's kept tokens."""
+        sensor = self.student.sensor[mask.keep[0]]
+        weights = [(valid & (sensor == s)).to(context.dtype)[..., None] for s in mask.context]
+        return [(context * w).sum(1) / w.sum(1).clamp(min=1) for w in weights]
+
     def _spread(self, pooled: Tensor) -> Tensor:
-        """VICReg's variance and covariance terms (Bardes et al. 2022, eq. 1 and 4) of pooled latents (B, D)."""
+        """VICReg's variance and covariance terms (Bardes et al. 2022, eq. 1 to 4) of pooled latents (B, D)."""
         centred = pooled.float() - pooled.float().mean(0)
-        hinge = F.relu(1 - (centred.var(0) + 1e-4).sqrt()).mean()
         covariance = centred.T @ centred / max(len(centred) - 1, 1)
+        hinge = F.relu(1 - (covariance.diagonal() + 1e-4).sqrt()).mean()
         off = (covariance - covariance.diagonal().diag()).pow(2).sum() / len(covariance)
         return self.config.variance * hinge + self.config.covariance * off
 
@@ -227,7 +257,7 @@ class LatentPrediction(nn.Module):
         seen = tuple(names.index(c) for c in context)
         mask = Mask("cross", seen, keep.expand(b, -1), wanted.expand(b, -1), {names.index(target): slice(None)})
         latents, valid = self.teacher.encode_kept(self.teacher.tokenize(batch), mask.keep)
-        prediction = self.predictor(self.teacher, latents, valid, mask)
+        prediction = self.predictor.outward(self.predictor(self.teacher, latents, valid, mask))
         targets, there = self.targets(batch.only([target]))
         return prediction, targets[:, wanted], there[:, wanted] & valid.any(1)[:, None]
 
