@@ -1,7 +1,7 @@
 """The `multisense` command: parse, call, print; no logic."""
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -35,9 +35,9 @@ def simulate(
     seconds: Annotated[float, typer.Option(min=0.5, help="Length of a log in seconds.")] = 4.0,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     size: Annotated[int, typer.Option(min=16, help="Height and width of the camera in pixels.")] = 64,
-    workers: Annotated[Optional[int], typer.Option(min=1, help="Processes; all cores by default.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores by default.")] = None,
     clock: Annotated[
-        Optional[list[str]],
+        list[str] | None,
         typer.Option(help="A recorded clock fault, such as camera:latency_s=0.05,drift_ppm=100. May be repeated."),
     ] = None,
 ) -> None:
@@ -51,7 +51,7 @@ def simulate(
 @app.command()
 def train(
     config: Annotated[Path, typer.Argument(help="YAML file of the run.")],
-    overrides: Annotated[Optional[list[str]], typer.Argument(help="key.path=value, for example model.depth=6.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value, for example model.depth=6.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("run"),
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in OUT.")] = False,
 ) -> None:
@@ -67,9 +67,9 @@ def embed(
     run: Run,
     logs: Logs,
     out: Annotated[Path, typer.Option("--out", "-o", help="HDF5 file to write.")],
-    window: Annotated[Optional[float], typer.Option(help="Seconds; the clip length of the run by default.")] = None,
+    window: Annotated[float | None, typer.Option(help="Seconds; the clip length of the run by default.")] = None,
     stride: Annotated[float, typer.Option(help="Seconds from one window to the next.")] = 0.5,
-    sensors: Annotated[Optional[str], typer.Option(help="Comma-separated; all by default.")] = None,
+    sensors: Annotated[str | None, typer.Option(help="Comma-separated; all by default.")] = None,
 ) -> None:
     """Write fused, per-sensor and per-time embeddings of logs: one HDF5 group per log. Resumable."""
     from multisense.embed import embed_path

@@ -33,7 +33,9 @@ def read_tree(path: Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
     except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not readable as YAML: {error}") from error
     if not OmegaConf.is_dict(tree):
-        raise ConfigError(f"{path}: expected a YAML mapping at the top, found {type(OmegaConf.to_object(tree)).__name__}")
+        raise ConfigError(
+            f"{path}: expected a YAML mapping at the top, found {type(OmegaConf.to_object(tree)).__name__}"
+        )
     for override in overrides:
         key, equals, _ = override.partition("=")
         if not equals or not key:

@@ -95,7 +95,9 @@ def _shares(family: str, config: MaskConfig, rng: np.random.Generator, sensors: 
     return np.zeros(sensors)
 
 
-def _order(family: str, position: np.ndarray, sensor: np.ndarray, moment: float, rng: np.random.Generator) -> np.ndarray:
+def _order(
+    family: str, position: np.ndarray, sensor: np.ndarray, moment: float, rng: np.random.Generator
+) -> np.ndarray:
     """A score per token (T,); the highest are hidden. Nearness to two random centres makes blocks of time x place."""
     if family == "causal":
         return position[:, 0]
@@ -108,7 +110,9 @@ def _order(family: str, position: np.ndarray, sensor: np.ndarray, moment: float,
     return score
 
 
-def _cut(family: str, orders: np.ndarray, sensor: np.ndarray, hidden: np.ndarray, time: np.ndarray, moment: float) -> Mask:
+def _cut(
+    family: str, orders: np.ndarray, sensor: np.ndarray, hidden: np.ndarray, time: np.ndarray, moment: float
+) -> Mask:
     keep, target, context, columns, width = [], [], [], {}, 0
     for s, share in enumerate(hidden):
         own = np.flatnonzero(sensor == s)

@@ -1,10 +1,10 @@
 """A run: its configuration as one tree, the parts built from it, and its folder on disk.
 
-    RUN/config.yaml         the resolved configuration
-    RUN/run.json            grids, provenance
-    RUN/model.safetensors   the teacher: what `embed` and `ablate` use
-    RUN/checkpoint/         what `--resume` needs
-    RUN/metrics.jsonl       one line per logged step
+RUN/config.yaml         the resolved configuration
+RUN/run.json            grids, provenance
+RUN/model.safetensors   the teacher: what `embed` and `ablate` use
+RUN/checkpoint/         what `--resume` needs
+RUN/metrics.jsonl       one line per logged step
 """
 
 import hashlib
@@ -255,7 +255,9 @@ def create_run(path: Path, config: RunConfig, grids: Mapping[str, Grid], logs: S
 def read_run(path: Path) -> tuple[RunConfig, dict[str, Grid], dict[str, Any]]:
     """Configuration, grids and provenance of a run folder."""
     if not (path / "run.json").exists():
-        raise ConfigError(f"{path}: not a run: it has no run.json; make one with `multisense train CONFIG --out {path}`")
+        raise ConfigError(
+            f"{path}: not a run: it has no run.json; make one with `multisense train CONFIG --out {path}`"
+        )
     body = json.loads((path / "run.json").read_text())
     grids = {name: _grid(values) for name, values in body["grids"].items()}
     return load_config(path / "config.yaml"), grids, body["provenance"]

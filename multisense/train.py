@@ -31,7 +31,6 @@ from multisense.run import (
     create_run,
     fit_statistics,
     make_grids,
-    read_run,
     resume_differs,
 )
 
@@ -51,7 +50,10 @@ def train(config: RunConfig, out: Path | str, resume: bool = False) -> Path:
         create_run(out, config, grids, logs)
     accelerator.wait_for_everyone()
     if config.data.in_memory:
-        logs = [InMemory(log, grids) for log in track(logs, "reading", transient=True, disable=not accelerator.is_main_process)]
+        logs = [
+            InMemory(log, grids)
+            for log in track(logs, "reading", transient=True, disable=not accelerator.is_main_process)
+        ]
 
     clips = TrainingClips(logs, grids, config.data.clip_seconds, settings.seed, settings.steps * settings.batch_size)
     objective = build_objective(config, grids)
@@ -123,7 +125,9 @@ def training_logs(config: RunConfig) -> list[SensorLog]:
     logs = open_logs(config.data.train)
     unknown = sorted(set(config.data.hold_out) - {log.name for log in logs})
     if unknown:
-        raise LogError(f"data.hold_out: {unknown} are not logs of {config.data.train}; it has {[log.name for log in logs][:20]}")
+        raise LogError(
+            f"data.hold_out: {unknown} are not logs of {config.data.train}; it has {[log.name for log in logs][:20]}"
+        )
     kept = [log for log in logs if log.name not in config.data.hold_out]
     if not kept:
         raise LogError(f"data.hold_out: leaves none of the {len(logs)} logs of {config.data.train} to train on")
@@ -229,7 +233,9 @@ class MetricsFile:
         self.clock, self.last_step = now, step
         values = {**values, "learning_rate": rate, "clips_per_second": speed}
         self.accelerator.log(values, step=step)
-        self.latest = f"loss {values['loss']:.3f}  skill {values['skill']:+.2f}  rank {values['rank']:.0f}  {speed:.0f} clips/s"
+        self.latest = (
+            f"loss {values['loss']:.3f}  skill {values['skill']:+.2f}  rank {values['rank']:.0f}  {speed:.0f} clips/s"
+        )
         if self.accelerator.is_main_process:
             with self.path.open("a") as file:
                 file.write(json.dumps({"step": step, **{k: round(v, 6) for k, v in values.items()}}) + "\n")

@@ -14,7 +14,7 @@ import torch
 Reduction = Literal["mean", "max", "last", "unique"]
 
 
-def _shapes(record: Any) -> str:
+def _shapes(self: Any) -> str:
     """Print a record as its fields' shapes, so that a debugger shows a line and not a megabyte."""
 
     def show(value: Any) -> str:
@@ -24,7 +24,7 @@ def _shapes(record: Any) -> str:
             return f"{str(value.dtype).removeprefix('torch.')}{tuple(value.shape)}"
         return repr(value)
 
-    return f"{type(record).__name__}({', '.join(f'{f.name}={show(getattr(record, f.name))}' for f in fields(record))})"
+    return f"{type(self).__name__}({', '.join(f'{f.name}={show(getattr(self, f.name))}' for f in fields(self))})"
 
 
 @dataclass(frozen=True)

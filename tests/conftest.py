@@ -63,7 +63,9 @@ def body_log(number: int, seconds: float = 3.0) -> ArrayLog:
     sound = (np.sin(2 * np.pi * 400 * t) * (1 + np.sin(a)) / 4 + 0.01 * rng.normal(size=len(t))).astype(np.float32)
     audio = ("audio", 8000.0, t, sound)
     t, a = angle(100)
-    touch = np.maximum(np.sin(a), 0)[:, None, None, None] * np.ones((1, 4, 4, 3)) + 0.02 * rng.normal(size=(len(t), 4, 4, 3))
+    touch = np.maximum(np.sin(a), 0)[:, None, None, None] * np.ones((1, 4, 4, 3)) + 0.02 * rng.normal(
+        size=(len(t), 4, 4, 3)
+    )
     joints = np.stack([np.sin(a), np.cos(a), np.full_like(a, speed)], 1) + 0.01 * rng.normal(size=(len(t), 3))
     streams = {
         "eye": video,

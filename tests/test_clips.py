@@ -39,7 +39,9 @@ def test_a_straight_line_is_recovered_exactly_at_any_rates(recorded: float, want
     line = (times - boot)[:, None] * slope + offset
     values, valid = clip(one(times, line, recorded), grid("linear", wanted, round(2 * wanted), (2,)), boot + 1.2345)
     truth = (1.2345 + np.arange(len(values)) / wanted)[:, None] * slope + offset
-    inner = slice(math.ceil(wanted / recorded), -math.ceil(wanted / recorded))  # beyond the outer samples nothing is known
+    inner = slice(
+        math.ceil(wanted / recorded), -math.ceil(wanted / recorded)
+    )  # beyond the outer samples nothing is known
     np.testing.assert_allclose(values[inner].numpy(), truth[inner], atol=3e-6)
     assert valid.all()
 
@@ -77,7 +79,9 @@ def test_sound_is_resampled_band_limited():
 
 def test_sound_at_its_own_rate_is_untouched():
     sound = np.random.default_rng(0).normal(size=16_000).astype(np.float32)
-    values, valid = clip(one(BOOT + np.arange(16_000) / 8_000, sound, 8_000.0), grid("bandlimited", 8_000.0, 8_000), BOOT + 0.5)
+    values, valid = clip(
+        one(BOOT + np.arange(16_000) / 8_000, sound, 8_000.0), grid("bandlimited", 8_000.0, 8_000), BOOT + 0.5
+    )
     assert torch.equal(values, torch.from_numpy(sound[4_000:12_000]))
     assert valid.all()
 

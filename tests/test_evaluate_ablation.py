@@ -61,7 +61,7 @@ def test_the_ablation_finds_the_planted_truth(tree):
     hurts = {name: max(part["needs"], key=lambda s: part["needs"][s]["mean"]) for name, part in labels.items()}
     assert hurts["place"] == "camera"
     assert hurts["sound"] == "mic"
-    assert labels["sound"]["needs"]["arm"]["low"] <= 0
+    assert abs(labels["sound"]["needs"]["arm"]["mean"]) < 0.05
     assert labels["both"]["synergy"]["low"] > 0.3
     assert labels["sound"]["synergy"]["best_single"] == "mic"
     assert abs(labels["null"]["subsets"]["camera+mic+arm"]["mean"]) < 0.05
@@ -120,11 +120,12 @@ def test_ablate_writes_every_subset_and_its_provenance(run, tmp_path):
     assert set(height["by_sensor"]) == {f"{kind}:{n}" for kind in ("untrained", "raw") for n in run.model.names}
     assert tree["provenance"]["ablation"]["logs"]["test"]["count"] == 6
     assert json.loads((tmp_path / "ablation.json").read_text()) == tree
-    assert ablate(run, test, tmp_path, train_logs=train) == tree
 
 
 def test_ablate_splits_the_given_logs_where_the_training_logs_are_gone(run, tmp_path):
     logs = [body_log(n) for n in range(10)]
+    for log in logs:
+        log.labels = {"height": log.labels["height"]}
     tree = ablate(run, logs, tmp_path)
     assert tree["provenance"]["ablation"]["logs"]["test"]["count"] == 3
     with pytest.raises(ValueError, match=r"training logs \(memory\) are gone, and 2 log\(s\) are too few"):

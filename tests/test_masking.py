@@ -32,7 +32,9 @@ ONLY = {
 }
 
 
-def draw(config: MaskConfig, steps: int = 20, layout: TokenLayout = LAYOUT, items: Sequence[int] = range(6)) -> list[Mask]:
+def draw(
+    config: MaskConfig, steps: int = 20, layout: TokenLayout = LAYOUT, items: Sequence[int] = range(6)
+) -> list[Mask]:
     return [mask for step in range(steps) for mask in draw_masks(layout, config, 0, step, items)]
 
 

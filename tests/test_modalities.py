@@ -107,7 +107,9 @@ def test_the_kinds_are_the_files():
 @pytest.mark.parametrize("kind", kinds())
 def test_every_stem_sees_its_own_patch_only(kind: str, stem: str):
     if stem == "conv" and kind in ("audio", "proprio"):
-        with pytest.raises(ValueError, match="stem 'conv' needs patches whose sides are multiples of 4, found .* use stem 'mlp'"):
+        with pytest.raises(
+            ValueError, match="stem 'conv' needs patches whose sides are multiples of 4, found .* use stem 'mlp'"
+        ):
             made(kind, stem=stem)
         return
     tokenizer, values, _ = made(kind, stem=stem)
@@ -218,7 +220,11 @@ def test_touch_on_a_log_scale_keeps_light_touches():
     ("kind", "shape", "text"),
     [
         ("video", (3,), r"sensors.s: kind 'video' expects frames of shape .* samples of shape \(3,\)"),
-        ("audio", (4, 4), r"sensors.s: kind 'audio' expects samples of shape \(\) or \(channels,\), the log holds \(4, 4\)"),
+        (
+            "audio",
+            (4, 4),
+            r"sensors.s: kind 'audio' expects samples of shape \(\) or \(channels,\), the log holds \(4, 4\)",
+        ),
         ("proprio", (4, 4, 3), r"sensors.s: kind 'proprio' expects vectors \(channels,\)"),
         ("touch", (4, 4), r"sensors.s: kind 'touch' expects vectors"),
     ],
@@ -230,7 +236,9 @@ def test_a_sensor_of_another_shape_is_told(kind: str, shape: tuple[int, ...], te
 
 
 def test_patches_that_do_not_fit_are_told():
-    with pytest.raises(ValueError, match=r"sensors.camera: a clip gives a signal of 10 x 32 x 32 .* 2 x 12 x 12 do not fit"):
+    with pytest.raises(
+        ValueError, match=r"sensors.camera: a clip gives a signal of 10 x 32 x 32 .* 2 x 12 x 12 do not fit"
+    ):
         made("video", patch=12)
     with pytest.raises(ValueError, match=r"sensors.arm: .* or a longer clip"):
         made("proprio", patch_s=1.5)

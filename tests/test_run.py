@@ -90,7 +90,9 @@ def test_weights_that_are_not_the_runs_are_named(run: Path, change: Callable, te
 def test_a_checkpoint_of_another_shape_is_told(run: Path):
     text = (run / "config.yaml").read_text().replace("width: 32", "width: 48")
     (run / "config.yaml").write_text(text)
-    with pytest.raises(ConfigError, match=r"another model than the run's configuration: .*is \(.*32.*\), expected \(.*48"):
+    with pytest.raises(
+        ConfigError, match=r"another model than the run's configuration: .*is \(.*32.*\), expected \(.*48"
+    ):
         open_run(run)
 
 
@@ -109,7 +111,9 @@ def test_weights_that_are_cut_short_are_told(run: Path, file: str):
 
 
 def test_what_is_no_run_is_told(tmp_path: Path):
-    with pytest.raises(ConfigError, match="not a run: it has no run.json; make one with `multisense train CONFIG --out"):
+    with pytest.raises(
+        ConfigError, match="not a run: it has no run.json; make one with `multisense train CONFIG --out"
+    ):
         open_run(tmp_path)
 
 
@@ -237,7 +241,9 @@ def batch_of(log: ArrayLog, model: torch.nn.Module):
 def test_a_sensor_that_no_log_has_is_told(body_logs: list[ArrayLog]):
     tree = body_tree()
     tree["sensors"]["nose"] = {"kind": "proprio"}
-    with pytest.raises(LogError, match=r"sensors.nose: in none of the 6 logs of memory; they hold \['arm', 'ear', 'eye', 'pad'\]"):
+    with pytest.raises(
+        LogError, match=r"sensors.nose: in none of the 6 logs of memory; they hold \['arm', 'ear', 'eye', 'pad'\]"
+    ):
         make_grids(parse_config(tree), body_logs)
 
 

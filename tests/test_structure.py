@@ -12,8 +12,8 @@ import multisense
 from multisense.config import Config
 from multisense.masking import MaskConfig
 from multisense.modalities import kinds, modality
-from multisense.model import ModelConfig
 from multisense.modalities.base import SensorConfig
+from multisense.model import ModelConfig
 from multisense.objectives.latent import ObjectiveConfig
 from multisense.run import DataConfig, RunConfig, TrainConfig
 
@@ -90,10 +90,22 @@ def test_nothing_unpickles_or_executes_what_a_file_says(file: Path):
             continue
         called = ast.unparse(node.func)
         where = f"{name(file)}:{node.lineno}: {called}"
-        assert called not in {"eval", "exec", "torch.load", "torch.save", "load_state", "yaml.load", "yaml.unsafe_load"}, where
+        assert called not in {
+            "eval",
+            "exec",
+            "torch.load",
+            "torch.save",
+            "load_state",
+            "yaml.load",
+            "yaml.unsafe_load",
+        }, where
         assert not called.endswith((".load_state", ".save_state", ".unsafe_load")), where
         if called == "np.load" or any(k.arg in ("allow_pickle", "weights_only") for k in node.keywords):
-            assert all(isinstance(k.value, ast.Constant) and not k.value.value for k in node.keywords if k.arg == "allow_pickle"), where
+            assert all(
+                isinstance(k.value, ast.Constant) and not k.value.value
+                for k in node.keywords
+                if k.arg == "allow_pickle"
+            ), where
 
 
 def fields_of_its_own(config: type[Config]) -> set[str]:
@@ -133,7 +145,9 @@ MACHINE_PATH = re.compile(r"(?<![\w./~-])/(?:home|work|opt|root|mnt|tmp|Users|da
 def texts() -> list[Path]:
     root = ROOT.parent
     folders = ["multisense", "configs", "datasets", "tools", "tests"]
-    found = [f for folder in folders for f in (root / folder).rglob("*") if f.suffix in (".py", ".yaml", ".md", ".toml")]
+    found = [
+        f for folder in folders for f in (root / folder).rglob("*") if f.suffix in (".py", ".yaml", ".md", ".toml")
+    ]
     return sorted([*found, *root.glob("*.md"), *root.glob("*.toml")])
 
 

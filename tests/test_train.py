@@ -47,7 +47,7 @@ def in_memory(monkeypatch: pytest.MonkeyPatch, body_logs: list[ArrayLog]) -> lis
 
 def small(**settings: object) -> RunConfig:
     tree = body_tree(**settings)
-    tree["objective"]["masks"] = {"masks_per_clip": 2}
+    tree["objective"] |= {"masks": {"masks_per_clip": 2}, "ema_share": 0.5}  # so that teacher and student differ
     return parse_config(tree)
 
 
@@ -304,7 +304,9 @@ def test_a_terminated_process_saves_says_so_and_goes_on(tmp_path: Path):
     assert f"stopped at step {step} by SIGTERM; go on with --resume" in said
 
     # It goes on where it stopped; that it then does what a straight run does is tested above, in one process.
-    process = subprocess.Popen([*program, "--resume"], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*program, "--resume"], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     while metrics(out)[-1]["step"] <= step and process.poll() is None and time.monotonic() < deadline + 60:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)

@@ -16,7 +16,6 @@ from multisense.config import Config
 from multisense.layers import init_linear
 from multisense.types import SensorInfo
 
-
 StemKind = Literal["patch", "mlp", "conv"]
 
 
@@ -149,7 +148,9 @@ class PatchTokenizer(nn.Module):
     def token_valid(self, valid: Tensor) -> Tensor:
         """Validity (B, N) of samples -> (B, T) of tokens: a token holds real data only."""
         n, h, w = self.lattice
-        edges = (torch.arange(n + 1) * self.token_seconds() * self.grid.rate_hz).round().long().clamp(max=self.grid.count)
+        edges = (
+            (torch.arange(n + 1) * self.token_seconds() * self.grid.rate_hz).round().long().clamp(max=self.grid.count)
+        )
         spans = [valid[:, a:b].all(1) for a, b in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)]
         return repeat(torch.stack(spans, 1), "b n -> b (n h w)", h=h, w=w)
 

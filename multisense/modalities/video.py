@@ -30,7 +30,9 @@ class Tokenizer(PatchTokenizer):
     """Tubelet embedding (ViViT, Arnab et al. 2021)."""
 
     def __init__(self, config: Config, grid: Grid, width: int):
-        super().__init__(grid, (grid.count, *grid.shape), (config.frames, config.patch, config.patch), width, config.stem)
+        super().__init__(
+            grid, (grid.count, *grid.shape), (config.frames, config.patch, config.patch), width, config.stem
+        )
 
     def signal(self, values: Tensor) -> Tensor:
         return values.float()

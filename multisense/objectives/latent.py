@@ -115,7 +115,8 @@ class Predictor(nn.Module):
         self.query = nn.Parameter(torch.randn(len(signals), inner) * 0.02)
         self.transformer = Transformer(inner, config.predictor_depth, config.predictor_heads)
         self.outward = nn.Linear(inner, width)
-        self.signals = nn.ModuleList(nn.Linear(inner, size) for size in signals)
+        # A head that nothing trains would stall DistributedDataParallel, which waits for every gradient.
+        self.signals = nn.ModuleList(nn.Linear(inner, size) for size in signals if config.signal)
         for layer in (self.inward, self.outward, *self.signals):
             layer.apply(init_linear)
 
@@ -197,9 +198,13 @@ class LatentPrediction(nn.Module):
         context = tuple(names[s] for s in mask.context)
         weight = valid.to(errors.dtype)
         # Mean inside each clip first: the loss is then the same however the batch is cut over ranks and micro-batches.
-        weight = torch.cat([weight[:, own] / weight[:, own].sum(1, keepdim=True).clamp(min=1) for own in mask.columns.values()], 1)
+        weight = torch.cat(
+            [weight[:, own] / weight[:, own].sum(1, keepdim=True).clamp(min=1) for own in mask.columns.values()], 1
+        )
         return [
-            Direction(context, names[s], *((e[:, own] * weight[:, own]).sum(1).mean() for e in (errors, errors_of_mean)))
+            Direction(
+                context, names[s], *((e[:, own] * weight[:, own]).sum(1).mean() for e in (errors, errors_of_mean))
+            )
             for s, own in mask.columns.items()
         ]
 
@@ -211,7 +216,9 @@ class LatentPrediction(nn.Module):
             target, own = patches[name].flatten(2), mask.columns.get(s)
             if own is not None:
                 prediction = self.predictor.signals[s](hidden[:, own])
-                error = F.smooth_l1_loss(prediction.float(), take(target, mask.target[:, own] - first), reduction="none")
+                error = F.smooth_l1_loss(
+                    prediction.float(), take(target, mask.target[:, own] - first), reduction="none"
+                )
                 weight = valid[:, own].to(error.dtype)
                 losses.append(((error.mean(-1) * weight).sum(1) / weight.sum(1).clamp(min=1)).mean())
             first += target.shape[1]
