@@ -6,6 +6,7 @@ Which windows an epoch holds is a pure function of (seed, epoch, index). Only sa
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -247,7 +248,7 @@ class InMemory:
         edges = [*np.arange(info.start_s, info.stop_s, self.CHUNK_S), math.inf]
         edges[0] = -math.inf
         parts = []
-        for start, stop in zip(edges[:-1], edges[1:], strict=True):
+        for start, stop in pairwise(edges):
             part = log.read(grid.name, start, stop)
             parts.append(replace(part, data=resize_frames(part.data, grid.size)))
         times, data = (np.concatenate([getattr(part, what) for part in parts]) for what in ("times_s", "data"))

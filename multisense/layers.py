@@ -96,8 +96,7 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor, valid: Tensor, time_s: Tensor, place: Tensor) -> list[Tensor]:
         """x (B, T, D), valid (B, T), time_s (B or 1, T), place (B or 1, T, 2) -> the output of every block, last normed."""
-        b, t, _ = x.shape
-        x = torch.cat([self.register.expand(b, -1, -1), x], dim=1)
+        x = torch.cat([self.register.expand(len(x), -1, -1), x], dim=1)
         cos, sin = self.rotary.table(time_s, place)
         table = F.pad(cos, (0, 0, 1, 0), value=1.0), F.pad(sin, (0, 0, 1, 0))
         mask = F.pad(valid, (1, 0), value=True)[:, None, None, :]

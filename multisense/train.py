@@ -41,22 +41,8 @@ def train(config: RunConfig, out: Path | str, resume: bool = False) -> Path:
     """Train `config` into the run folder `out`; with `resume`, go on from its last checkpoint. Returns the folder."""
     out, settings = Path(out), config.train
     accelerator = make_accelerator(settings, out)
-    logs = training_logs(config)
-    grids = make_grids(config, logs)
-    check_logs(config, grids, logs)
-    if resume:
-        resume_differs(out, config, logs)
-    elif accelerator.is_main_process:
-        create_run(out, config, grids, logs)
-    accelerator.wait_for_everyone()
-    if config.data.in_memory:
-        logs = [
-            InMemory(log, grids)
-            for log in track(logs, "reading", transient=True, disable=not accelerator.is_main_process)
-        ]
-
-    clips = TrainingClips(logs, grids, config.data.clip_seconds, settings.seed, settings.steps * settings.batch_size)
-    objective = build_objective(config, grids)
+    clips = open_clips(config, out, resume, accelerator)
+    objective = build_objective(config, clips.grids)
     fit_statistics(objective.student, clips)
     copy_statistics(objective.student, objective.teacher)
     optimizer = make_optimizer(objective, settings)
@@ -109,7 +95,7 @@ def make_accelerator(settings: TrainConfig, out: Path) -> Accelerator:
         gradient_accumulation_steps=settings.accumulate,
         log_with=list(settings.log_with) or None,
         project_dir=out,
-        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)],
     )
     share, rest = divmod(settings.batch_size, settings.accumulate * accelerator.num_processes)
     if rest or share == 0:
@@ -118,6 +104,23 @@ def make_accelerator(settings: TrainConfig, out: Path) -> Accelerator:
             f"{accelerator.num_processes} processes"
         )
     return accelerator
+
+
+def open_clips(config: RunConfig, out: Path, resume: bool, accelerator: Accelerator) -> TrainingClips:
+    """The training clips of a run whose folder is made, or checked against the run that is to go on."""
+    logs = training_logs(config)
+    grids = make_grids(config, logs)
+    check_logs(config, grids, logs)
+    if resume:
+        resume_differs(out, config, logs)
+    elif accelerator.is_main_process:
+        create_run(out, config, grids, logs)
+    accelerator.wait_for_everyone()
+    if config.data.in_memory:
+        shown = track(logs, "reading", console=console, transient=True, disable=not accelerator.is_main_process)
+        logs = [InMemory(log, grids) for log in shown]
+    length = config.train.steps * config.train.batch_size
+    return TrainingClips(logs, grids, config.data.clip_seconds, config.train.seed, length)
 
 
 def training_logs(config: RunConfig) -> list[SensorLog]:
@@ -212,7 +215,7 @@ class StopSignal:
         if accelerator.num_processes == 1:
             return bool(self.name)
         heard = torch.tensor(float(bool(self.name)), device=accelerator.device)
-        return bool(accelerator.reduce(heard, "sum").item())
+        return float(torch.as_tensor(accelerator.reduce(heard, "sum"))) > 0
 
 
 class MetricsFile:

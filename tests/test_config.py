@@ -81,11 +81,11 @@ def test_every_mistake_is_told_at_once():
 
 
 def test_what_has_no_default_must_be_given():
-    with pytest.raises(ConfigError, match="data.train: missing; it has no default"):
+    with pytest.raises(ConfigError, match=r"data.train: missing; it has no default"):
         parse_config({"data": {}, "sensors": {"eye": {"kind": "video"}}})
-    with pytest.raises(ConfigError, match="^data: missing; it has no default"):
+    with pytest.raises(ConfigError, match=r"^data: missing; it has no default"):
         parse_config({"sensors": {"eye": {"kind": "video"}}})
-    with pytest.raises(ConfigError, match="^sensors: expected a mapping .* found None"):
+    with pytest.raises(ConfigError, match=r"^sensors: expected a mapping .* found None"):
         parse_config({"data": {"train": "x"}})
 
 

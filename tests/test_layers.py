@@ -115,7 +115,7 @@ def test_every_block_is_returned_and_the_last_is_normed(transformer: Transformer
 def test_widths_that_do_not_fit_are_told():
     with pytest.raises(ValueError, match="width 32 is not a multiple of heads 3"):
         Transformer(32, 1, 3)
-    with pytest.raises(ValueError, match="model.width / model.heads must be a multiple of 8, found 12"):
+    with pytest.raises(ValueError, match=r"model.width / model.heads must be a multiple of 8, found 12"):
         Rotary(12)
 
 

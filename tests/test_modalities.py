@@ -108,7 +108,7 @@ def test_the_kinds_are_the_files():
 def test_every_stem_sees_its_own_patch_only(kind: str, stem: str):
     if stem == "conv" and kind in ("audio", "proprio"):
         with pytest.raises(
-            ValueError, match="stem 'conv' needs patches whose sides are multiples of 4, found .* use stem 'mlp'"
+            ValueError, match=r"stem 'conv' needs patches whose sides are multiples of 4, found .* use stem 'mlp'"
         ):
             made(kind, stem=stem)
         return
@@ -266,7 +266,7 @@ def test_an_unknown_kind_is_told_with_the_nearest():
         modality("vidio", "sensors.eye.kind")
     assert str(caught.value).startswith("sensors.eye.kind: unknown modality 'vidio'; did you mean 'video'?")
     assert "importable module 'multisense_vidio' with Config, Tokenizer and example" in str(caught.value)
-    with pytest.raises(ConfigError, match="expected the name of a modality, found '../evil'"):
+    with pytest.raises(ConfigError, match=r"expected the name of a modality, found '../evil'"):
         modality("../evil")
 
 

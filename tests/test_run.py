@@ -112,7 +112,7 @@ def test_weights_that_are_cut_short_are_told(run: Path, file: str):
 
 def test_what_is_no_run_is_told(tmp_path: Path):
     with pytest.raises(
-        ConfigError, match="not a run: it has no run.json; make one with `multisense train CONFIG --out"
+        ConfigError, match=r"not a run: it has no run.json; make one with `multisense train CONFIG --out"
     ):
         open_run(tmp_path)
 
@@ -161,13 +161,13 @@ def test_resuming_names_what_differs(run: Path, body_config: RunConfig, body_log
     tree["sensors"]["arm"]["patch_s"] = 0.1
     with pytest.raises(ConfigError, match=r"sensors.arm.patch_s was 0.2, is 0.1"):
         resume_differs(run, parse_config(tree), body_logs)
-    with pytest.raises(ConfigError, match="cannot resume on other data: the logs' fingerprint was .*, is "):
+    with pytest.raises(ConfigError, match=r"cannot resume on other data: the logs' fingerprint was .*, is "):
         resume_differs(run, body_config, body_logs[1:])
 
 
 def test_nothing_to_resume_from_is_told(run: Path, body_config: RunConfig, body_logs: list[ArrayLog]):
     objective = build_objective(body_config, make_grids(body_config, body_logs))
-    with pytest.raises(ConfigError, match="no checkpoint to resume from; it saves one every train.save_every steps"):
+    with pytest.raises(ConfigError, match=r"no checkpoint to resume from; it saves one every train.save_every steps"):
         load_checkpoint(run, objective, make_optimizer(objective, body_config.train))
 
 
@@ -257,8 +257,8 @@ def test_logs_that_do_not_match_the_run_are_told(body_config: RunConfig, body_lo
     slow.streams["arm"] = ("proprio", 50.0, *slow.streams["arm"][2:])
     with pytest.raises(LogError, match=r"'arm' has rate_hz 50.0, the run was made for 100.0; set sensors.arm.rate_hz"):
         check_logs(body_config, grids, [slow])
-    with pytest.raises(LogError, match=r"'pad' holds uint8, the run was made for float32"):
-        check_logs(body_config, grids, [changed(body_log(0), "pad", lambda d: d.astype(np.uint8))])
+    with pytest.raises(LogError, match=r"'eye' holds float32, the run was made for uint8"):
+        check_logs(body_config, grids, [changed(body_log(0), "eye", lambda d: d.astype(np.float32))])
     bare = replace(body_log(0), streams={"nose": body_log(0).streams["arm"]})
     with pytest.raises(LogError, match=r"memory:body-000: expected some of the sensors .* found \['nose'\]"):
         check_logs(body_config, grids, [bare])

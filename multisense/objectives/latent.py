@@ -242,8 +242,8 @@ class LatentPrediction(nn.Module):
     def update_teacher(self, steps: int) -> None:
         """Move the teacher towards the student, with a time constant of `ema_share` of the run's `steps`."""
         rate = 1.0 / max(self.config.ema_share * steps, 1.0)
-        theirs, ours = list(self.teacher.parameters()), list(self.student.parameters())
-        torch._foreach_lerp_(theirs, ours, rate)
+        for theirs, ours in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
+            theirs.lerp_(ours, rate)
         self.predictor.scale.update()
 
     @torch.no_grad()
