@@ -148,3 +148,127 @@ def test_moments_do_not_depend_on_how_a_step_is_cut_and_skip_what_is_absent():
         whole.observe(latents + 5, valid)
         whole.update()
     torch.testing.assert_close((whole(latents + 5) * valid[..., None]).sum(0), torch.zeros(3, 4), atol=1e-2, rtol=0)
+
+
+def test_a_model_that_only_looks_does_not_move_the_moments():
+    objective, batch = body()
+    objective.eval()(batch, masks_of(objective))
+    objective.update_teacher(70)
+    assert not objective.predictor.scale.moments.any()
+
+
+def test_gradients_reach_student_and_predictor_but_not_the_teacher():
+    objective, batch = body()
+    objective(batch, masks_of(objective)).total.backward()
+    assert all(p.grad is None for p in objective.teacher.parameters())
+    # A parameter that no loss reaches would stop training on several processes.
+    without = [n for n, p in objective.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert without == []
+
+
+@pytest.mark.parametrize(("share", "steps", "rate"), [(0.1, 100, 0.1), (0.5, 20, 0.1), (0.01, 10, 1.0)])
+def test_the_teacher_follows_as_an_exponential(share: float, steps: int, rate: float):
+    objective, _ = body(ema_share=share)
+    name = "encoder.blocks.0.qkv.weight"
+    with torch.no_grad():
+        for p in objective.student.parameters():
+            p.add_(torch.randn_like(p))
+    student, start = objective.student.state_dict()[name].clone(), objective.teacher.state_dict()[name].clone()
+    for _ in range(5):
+        objective.update_teacher(steps)
+    expected = student + (1 - rate) ** 5 * (start - student)
+    torch.testing.assert_close(objective.teacher.state_dict()[name], expected, atol=1e-6, rtol=1e-5)
+    assert torch.equal(objective.student.state_dict()[name], student)
+
+
+def test_half_batches_accumulate_to_the_gradient_of_the_whole():
+    objective, batch = body(clips=8)
+    masks = masks_of(objective, 8)
+    objective(batch, masks).total.backward()
+    whole = {n: p.grad.clone() for n, p in objective.named_parameters() if p.grad is not None}
+    objective.zero_grad()
+    for half in (slice(0, 4), slice(4, 8)):
+        values, valid = ({n: v[half] for n, v in part.items()} for part in (batch.values, batch.valid))
+        cut = [Mask(m.family, m.context, m.keep[half], m.target[half], m.columns) for m in masks]
+        (objective(Batch(values, valid), cut).total / 2).backward()
+    for name, parameter in objective.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(parameter.grad, whole[name], atol=1e-6, rtol=1e-4)
+
+
+def test_variance_and_covariance_agree_with_numpy():
+    objective, batch = body(variance=2.0, covariance=3.0)
+    rng = np.random.default_rng(0)
+    pooled = 0.3 * rng.normal(size=(64, 32)) @ rng.normal(size=(32, 32))
+    covariance = np.cov(pooled, rowvar=False)
+    hinge = np.clip(1 - np.sqrt(np.diag(covariance) + 1e-4), 0, None).mean()
+    off = (covariance[~np.eye(32, dtype=bool)] ** 2).sum() / 32
+    assert objective._spread(torch.tensor(pooled)).item() == pytest.approx(2 * hinge + 3 * off, rel=1e-4)
+    plain, _ = body()
+    masks = masks_of(plain)
+    assert objective(batch, masks).total > plain(batch, masks).total
+
+
+def test_more_target_layers_than_blocks_is_told():
+    with pytest.raises(ValueError, match=r"objective.target_layers is 3, more than model.depth = 2 blocks"):
+        body(target_layers=3)
+    with pytest.raises(ConfigError, match="objective.ema_share: input should be less than or equal to 1"):
+        parse(ObjectiveConfig, {"ema_share": 1.5}, "objective")
+
+
+@pytest.mark.parametrize(
+    ("context", "target"), [(["eye"], "nose"), (["nose"], "eye"), (["eye", "arm"], "arm"), ([], "arm")]
+)
+def test_a_direction_that_cannot_be_is_told(context: list[str], target: str):
+    objective, batch = body()
+    with pytest.raises(ValueError, match=r"predict .* -> \w+: expected .*'eye', 'ear', 'pad', 'arm'"):
+        objective.predict_sensor(batch, context, target)
+
+
+def test_a_predicted_sensor_is_not_looked_at():
+    objective, batch = body()
+    prediction, target, valid = objective.eval().predict_sensor(batch, ["eye", "ear"], "arm")
+    assert prediction.shape == target.shape == (4, 5, 32)
+    assert valid.all()
+    other = Batch({**batch.values, "arm": -batch.values["arm"], "pad": -batch.values["pad"]}, batch.valid)
+    again, moved, _ = objective.predict_sensor(other, ["eye", "ear"], "arm")
+    assert torch.equal(prediction, again)
+    assert not torch.equal(target, moved)
+    # And the target is the sensor's own content, not what it took from the context.
+    other = Batch({**batch.values, "eye": 255 - batch.values["eye"]}, batch.valid)
+    again, same, _ = objective.predict_sensor(other, ["eye", "ear"], "arm")
+    assert not torch.equal(prediction, again)
+    assert torch.equal(target, same)
+
+
+def test_a_prediction_without_context_is_not_valid():
+    objective, batch = body()
+    *_, valid = objective.predict_sensor(batch.only(["arm"]), ["eye"], "arm")
+    assert not valid.any()
+
+
+def test_a_little_training_predicts_one_sense_from_another():
+    tree = body_tree()
+    tree["sensors"] = {name: tree["sensors"][name] for name in ("pad", "arm")}
+    tree["objective"]["masks"] = {"masks_per_clip": 2}
+    config, logs = parse_config(tree), [body_log(n) for n in range(24)]
+    grids = make_grids(config, logs)
+    clips = TrainingClips(logs, grids, 1.0, 0, 10_000)
+    objective = build_objective(config, grids)
+    fit_statistics(objective.student, clips, count=32)
+    copy_statistics(objective.student, objective.teacher)
+    optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=3e-3)
+    skills = []
+    batches = [collate([clips[i] for i in range(24 * k, 24 * k + 24)]) for k in range(6)]
+    for step in range(70):
+        masks = draw_masks(objective.student.layout, config.objective.masks, 0, step, range(24 * step, 24 * step + 24))
+        losses = objective(batches[step % 6], masks)
+        optimizer.zero_grad()
+        losses.total.backward()
+        optimizer.step()
+        objective.update_teacher(70)
+        skills.append(monitor(losses, objective.student.layout, OneProcess()))
+    assert np.mean([s["skill"] for s in skills[:5]]) < 0
+    assert np.mean([s["skill"] for s in skills[-10:]]) > 0.05
+    assert min(s["spread/arm"] for s in skills) > 0.05
+    assert all(np.isfinite(list(s.values())).all() for s in skills)
