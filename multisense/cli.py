@@ -83,7 +83,9 @@ def ablate(
     run: Run,
     logs: Logs,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for ablation.json, .csv and .png.")],
-    stride: Annotated[float, typer.Option(help="Seconds from one probed window to the next.")] = 0.5,
+    stride: Annotated[
+        Optional[float], typer.Option(help="Seconds from one probed window to the next; half a clip by default.")
+    ] = None,
 ) -> None:
     """Which sense mattered: every subset of sensors x every label, on held-out logs, beside the baselines."""
     from multisense.evaluate.ablation import ablate_path

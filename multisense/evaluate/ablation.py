@@ -22,7 +22,7 @@ from multisense.evaluate.plots import heat_map
 from multisense.evaluate.raw import compress, joint, raw_features
 from multisense.evaluate.scores import Score
 from multisense.evaluate.table import Tree, describe, key, rich_table, subsets, tabulate, write_ablation
-from multisense.evaluate.windows import label_names, targets
+from multisense.evaluate.windows import SignalLabels, label_names, targets
 from multisense.logs.base import SensorLog
 from multisense.logs.open import open_logs
 from multisense.run import Run, check_logs, open_run, untrained_model
@@ -46,7 +46,7 @@ def ablate(
 
     Probes are trained on `train_logs`, by default the run's own training logs or, where those are gone, on 70 % of the
     given logs; no log may be in both. Logs that the run holds out by name (`data.hold_out`) are picked from those
-    given. Windows are the run's clips at `stride_s` (half a clip by default). Returns the tree of ablation.json.
+    given. Logs without any label are probed for what their vector sensors do (`SignalLabels`). Windows are the run's clips at `stride_s` (half a clip by default). Returns the tree of ablation.json.
     """
     if train_logs is None:
         train_logs, test_logs = _probe_logs(run, test_logs)
@@ -108,8 +108,11 @@ def _bench(train: Windows, test: Windows, seconds: float, seed: int) -> tuple[Be
     for what, windows in (("training", train), ("held-out", test)):
         if not windows.index:
             raise ValueError(f"none of the {len(windows.logs)} {what} logs is as long as one clip of {seconds} s")
-    names = label_names(train.logs, test.logs)
-    known = [targets(w.logs, w.index, seconds, names) for w in (train, test)]
+    logs = train.logs, test.logs
+    if not any(log.labels for side in logs for log in side):
+        logs = tuple([SignalLabels.of(log, list(train.grids)) for log in side] for side in logs)
+    names = label_names(*logs)
+    known = [targets(side, w.index, seconds, names) for side, w in zip(logs, (train, test), strict=True)]
     numbers = [np.array([log for log, _ in w.index]) for w in (train, test)]
     return bench(known[0], known[1], numbers[0], numbers[1], seed=seed)
 

@@ -1,8 +1,10 @@
 """Labels over time -> one value per window, so that a probe has something to predict."""
 
 import math
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -61,14 +63,39 @@ class Target:
     classes: tuple[str, ...] = ()
 
 
+class Labelled(Protocol):
+    """What is asked of a log here."""
+
+    @property
+    def labels(self) -> Mapping[str, Label]: ...
+
+
+@dataclass(frozen=True)
+class SignalLabels:
+    """Stand-in labels of a log that holds none: the mean of each vector sensor over a window, as `mean_<sensor>`.
+
+    What a robot's camera says of its joints can then be asked of logs that nobody has labelled.
+    """
+
+    labels: Mapping[str, Label]
+
+    @classmethod
+    def of(cls, log: SensorLog, sensors: Sequence[str]) -> "SignalLabels":
+        vectors = [n for n in sensors if n in log.sensors and log.sensors[n].modality == "proprio"]
+        streams = {name: log.read(name, -math.inf, math.inf) for name in vectors}
+        units = {name: log.sensors[name].units for name in vectors}
+        labels = (Label(f"mean_{n}", x.data.astype(np.float64), x.times_s, units=units[n]) for n, x in streams.items())
+        return cls({label.name: label for label in labels})
+
+
 def targets(
-    logs: Sequence[SensorLog], index: Sequence[tuple[int, float]], seconds: float, names: Sequence[str]
+    logs: Sequence[Labelled], index: Sequence[tuple[int, float]], seconds: float, names: Sequence[str]
 ) -> dict[str, Target]:
     """The labels `names` at the windows `index`, a list of (log number, start in s); absent where a log lacks one."""
     return {name: _target(name, logs, index, seconds) for name in names}
 
 
-def _target(name: str, logs: Sequence[SensorLog], index: Sequence[tuple[int, float]], seconds: float) -> Target:
+def _target(name: str, logs: Sequence[Labelled], index: Sequence[tuple[int, float]], seconds: float) -> Target:
     number = np.array([log for log, _ in index], dtype=int)
     starts_s = np.array([start for _, start in index], dtype=np.float64)
     model = next(log.labels[name] for log in logs if name in log.labels)
@@ -82,7 +109,7 @@ def _target(name: str, logs: Sequence[SensorLog], index: Sequence[tuple[int, flo
     return Target(name, values, present, model.is_class, model.classes)
 
 
-def label_names(*sets: Sequence[SensorLog]) -> list[str]:
+def label_names(*sets: Sequence[Labelled]) -> list[str]:
     """Names of the labels found in every one of the sets of logs, in the order of the first log that has them."""
     found = [dict.fromkeys(name for log in logs for name in log.labels) for logs in sets]
     return [name for name in found[0] if all(name in other for other in found[1:])]
