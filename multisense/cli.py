@@ -84,7 +84,7 @@ def ablate(
     logs: Logs,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for ablation.json, .csv and .png.")],
     stride: Annotated[
-        Optional[float], typer.Option(help="Seconds from one probed window to the next; half a clip by default.")
+        float | None, typer.Option(help="Seconds from one probed window to the next; half a clip by default.")
     ] = None,
 ) -> None:
     """Which sense mattered: every subset of sensors x every label, on held-out logs, beside the baselines."""
