@@ -185,28 +185,33 @@ def fit_statistics(model: MultiSense, clips: Dataset, count: int = 256, chunk: i
                 f"sensors.{name}: no valid sample in {count} training clips (all NaN, or never present together with the "
                 f"other sensors); check the sensor or remove it from the configuration"
             )
-        mean = total / n
-        std = (squares / n - mean**2).clamp(min=0).sqrt()
-        if not (std > 1e-6 * mean.abs().clamp(min=1e-6)).any():
+        tokenizer = model.tokenizer(name)
+        mean = _pool_cells(total / n, tokenizer.mean.shape)
+        std = _pool_cells(squares / n - 2 * mean * total / n + mean**2, tokenizer.std.shape).clamp(min=0).sqrt()
+        quiet = 1e-6 * mean.abs().amax((0, 1), keepdim=True).clamp(min=1e-6)
+        if not (std > quiet).any():
             raise LogError(
                 f"sensors.{name}: constant (every channel stays at {mean.flatten()[0]:.6g}) over {count} training clips; a "
                 f"dead sensor cannot be learnt from: remove it from the configuration"
             )
-        tokenizer = model.tokenizer(name)
         tokenizer.mean.copy_(mean)
-        tokenizer.std.copy_(torch.where(std > 1e-6 * mean.abs().clamp(min=1e-6), std, 1.0))
+        tokenizer.std.copy_(torch.where(std > quiet, std, 1.0))
+
+
+def _pool_cells(values: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """Values (H, W, C) averaged down to `shape`, each of whose sides is 1 or as it was."""
+    axes = [axis for axis in (0, 1) if shape[axis] == 1]
+    return values.mean(axes, keepdim=True) if axes else values
 
 
 def _moments(model: MultiSense, name: str, batch: Batch) -> torch.Tensor:
-    """Count, sum and sum of squares (3, rows, 1, channels) of a sensor's signal over the batch's valid samples."""
-    tokenizer = model.tokenizer(name)
-    signal = tokenizer.signal(batch.values[name]).double()
+    """Count, sum and sum of squares (3, H, W, C) of a sensor's signal over the batch's valid samples."""
+    signal = model.tokenizer(name).signal(batch.values[name]).double()
     valid = batch.valid[name]
     steps = torch.arange(signal.shape[1]) * valid.shape[1] // signal.shape[1]
     weight = valid[:, steps, None, None, None].double().expand_as(signal)
     signal = torch.where(weight > 0, signal, 0.0)
-    axes = (0, 1, 2, 3) if tokenizer.mean.shape[0] == 1 else (0, 1, 3)
-    return torch.stack([part.sum(axes).reshape(tokenizer.mean.shape) for part in (weight, signal, signal.square())])
+    return torch.stack([part.sum((0, 1)) for part in (weight, signal, signal.square())])
 
 
 def data_fingerprint(logs: Sequence[SensorLog]) -> str:

@@ -50,7 +50,7 @@ class Tokenizer(PatchTokenizer):
         else:
             shape = (frames, config.mels, 1, channels)
             patch = (samples(config.patch_s, grid.rate_hz / self.hop), config.patch_mels, 1)
-        super().__init__(grid, shape, patch, width, config.stem, normalise_rows=shape[1])
+        super().__init__(grid, shape, patch, width, config.stem, (shape[1], 1), (shape[1], 1))
         self.mel = None if config.waveform else _mel(config, grid.rate_hz, self.hop)
 
     def token_seconds(self) -> float:

@@ -96,7 +96,8 @@ class PatchTokenizer(nn.Module):
         patch: tuple[int, int, int],
         width: int,
         stem: StemKind,
-        normalise_rows: int = 1,
+        mean_cells: tuple[int, int] = (1, 1),
+        std_cells: tuple[int, int] = (1, 1),
     ):
         super().__init__()
         n, h, w, c = signal_shape
@@ -108,9 +109,10 @@ class PatchTokenizer(nn.Module):
         self.grid, self.patch, self.lattice = grid, patch, (n // patch[0], h // patch[1], w // patch[2])
         self.patch_size = patch[0] * patch[1] * patch[2] * c
         self.stem = Stem(patch, c, width, stem)
-        # One mean and deviation per channel, and per row where rows are different things (mel bands).
-        self.register_buffer("mean", torch.zeros(normalise_rows, 1, c))
-        self.register_buffer("std", torch.ones(normalise_rows, 1, c))
+        # One mean and deviation per channel; per row where rows are different things (mel bands), and a mean per pixel
+        # where a camera may stand still, so that what never changes is not most of what there is to see.
+        self.register_buffer("mean", torch.zeros(*mean_cells, c))
+        self.register_buffer("std", torch.ones(*std_cells, c))
 
     mean: Tensor
     std: Tensor

@@ -30,9 +30,9 @@ class Tokenizer(PatchTokenizer):
     """Tubelet embedding (ViViT, Arnab et al. 2021)."""
 
     def __init__(self, config: Config, grid: Grid, width: int):
-        super().__init__(
-            grid, (grid.count, *grid.shape), (config.frames, config.patch, config.patch), width, config.stem
-        )
+        rows, columns, channels = grid.shape
+        shape, patch = (grid.count, rows, columns, channels), (config.frames, config.patch, config.patch)
+        super().__init__(grid, shape, patch, width, config.stem, mean_cells=(rows, columns))
 
     def signal(self, values: Tensor) -> Tensor:
         return values.float()

@@ -82,10 +82,13 @@ class TargetScale(nn.Module):
     fresh: Tensor
     """The same of the current step alone."""
 
+    def mean(self) -> Tensor:
+        """(T, D) running mean; 0 where nothing was seen yet."""
+        return torch.where(self.moments[0] > 0, self.moments[1] / self.moments[0].clamp(min=1e-6), 0.0)
+
     def forward(self, targets: Tensor) -> Tensor:
-        count, total, squares = self.moments
-        known = count > 0
-        mean = torch.where(known, total / count.clamp(min=1e-6), 0.0)
+        count, _, squares = self.moments
+        known, mean = count > 0, self.mean()
         variance = torch.where(known, squares / count.clamp(min=1e-6) - mean**2, 1.0)
         return (targets - mean) / variance.clamp(min=1e-4).sqrt()
 
@@ -165,7 +168,7 @@ class LatentPrediction(nn.Module):
             directions += self._directions(errors, errors_of_mean.gather(1, mask.target), asked, mask)
             if self.config.signal:
                 signal.append(self._signal_loss(hidden, patches, asked, mask))
-            pooled += self._pooled(context, valid, mask)
+            pooled += self._residuals(context, valid, mask)
         total = torch.stack([d.loss for d in directions]).mean()
         if self.config.signal:
             total = total + self.config.signal * torch.stack(signal).mean()
@@ -224,11 +227,11 @@ class LatentPrediction(nn.Module):
             first += target.shape[1]
         return torch.stack(losses).mean()
 
-    def _pooled(self, context: Tensor, valid: Tensor, mask: Mask) -> list[Tensor]:
-        """(B, D) mean over each context sensor's kept tokens."""
+    def _residuals(self, context: Tensor, valid: Tensor, mask: Mask) -> list[Tensor]:
+        """(N, D) kept latents of each context sensor, less what the teacher says at that position on average."""
         sensor = self.student.sensor[mask.keep[0]]
-        weights = [(valid & (sensor == s)).to(context.dtype)[..., None] for s in mask.context]
-        return [(context * w).sum(1) / w.sum(1).clamp(min=1) for w in weights]
+        layer_normed = F.layer_norm(context.float(), context.shape[-1:]) - self.predictor.scale.mean()[mask.keep]
+        return [layer_normed[:, sensor == s][valid[:, sensor == s]] for s in mask.context]
 
     def _spread(self, pooled: Tensor) -> Tensor:
         """VICReg's variance and covariance terms (Bardes et al. 2022, eq. 1 to 4) of pooled latents (B, D)."""
