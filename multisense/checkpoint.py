@@ -41,7 +41,7 @@ def _swap(fresh: Path, final: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load_checkpoint(out: Path, objective: LatentPrediction, optimizer: torch.optim.Optimizer) -> int:
+def load_checkpoint(out: Path, objective: LatentPrediction, optimizer: torch.optim.Optimizer, scaler: Any = None) -> int:
     """Load the last checkpoint into the parts; returns the step to go on from."""
     folder = next((f for f in (out / "checkpoint", out / ".checkpoint.old") if (f / "state.json").exists()), None)
     if folder is None:
@@ -55,7 +55,10 @@ def load_checkpoint(out: Path, objective: LatentPrediction, optimizer: torch.opt
         if parameter.requires_grad:
             prefix = f"{name}:"
             optimizer.state[parameter] = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    return int(json.loads((folder / "state.json").read_text())["step"])
+    state = json.loads((folder / "state.json").read_text())
+    if scaler is not None and state["scaler"]:
+        scaler.load_state_dict(state["scaler"])
+    return int(state["step"])
 
 
 def _optimizer_tensors(objective: LatentPrediction, optimizer: Any) -> dict[str, torch.Tensor]:

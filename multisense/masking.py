@@ -104,7 +104,8 @@ def _order(
     score = np.empty(len(position))
     for s in np.unique(sensor):
         own = sensor == s
-        centres = rng.uniform(size=(2, 3))
+        # Centres are places where the sensor has tokens: one without a place would else be far from every centre.
+        centres = position[rng.choice(np.flatnonzero(own), size=2)]
         distance = np.abs(position[own, None] - centres[None]) * (1.5, 1.0, 1.0)
         score[own] = -distance.max(-1).min(-1) + 1e-3 * rng.uniform(size=own.sum())
     return score
@@ -130,7 +131,10 @@ def _cut(
 
 
 def _kept(family: str, share: float, time: np.ndarray, moment: float) -> int:
-    """How many tokens of a sensor stay: none of a hidden sensor, else at least one."""
+    """How many tokens of a sensor stay: none of a hidden sensor, else at least one; a block hides at least one, too."""
     if family == "causal":
         return max(int((time < moment).sum()), 1)
-    return 0 if share == 1.0 else max(round((1 - share) * len(time)), 1)
+    if share == 1.0:
+        return 0
+    kept = max(round((1 - share) * len(time)), 1)
+    return max(min(kept, len(time) - 1), 1) if family == "block" else kept

@@ -100,6 +100,13 @@ class MultiSense(nn.Module):
         """Outputs (B, T, D) of every block over all valid tokens; the last is the latents."""
         return self.encoder(tokens.tokens, tokens.valid, self.time_s[None], self.place[None])
 
+    def encode_sensor(self, tokens: TokenBatch, name: str) -> list[Tensor]:
+        """Outputs (B, T of the sensor, D) of every block over one sensor's tokens alone."""
+        first = sum(len(self.tokenizer(other)) for other in self.names[: self.names.index(name)])
+        own = slice(first, first + len(self.tokenizer(name)))
+        where = self.time_s[None, own], self.place[None, own]
+        return self.encoder(tokens.tokens[:, own], tokens.valid[:, own], *where)
+
     def encode_kept(self, tokens: TokenBatch, keep: Tensor) -> tuple[Tensor, Tensor]:
         """Latents (B, K, D) and validity (B, K) of the kept tokens alone; `keep` (B, K) indexes the sequence.
 

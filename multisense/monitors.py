@@ -19,7 +19,7 @@ def effective_rank(vectors: Tensor) -> Tensor:
 
 @torch.no_grad()
 def monitor(losses: Losses, layout: TokenLayout, accelerator: Any) -> dict[str, float]:
-    """Metrics of one step, as numbers; the mean over processes.
+    """Metrics of one step (its last micro-batch), as numbers; the mean over processes.
 
     `skill/A+B->C` is 1 - loss / loss of predicting the batch mean: 0 says nothing was learnt. `spread/C` is the teacher's latents'
     deviation over clips, `rank/C` their effective rank (over at most 512 tokens): both near 0 are collapse.

@@ -43,10 +43,11 @@ def train(config: RunConfig, out: Path | str, resume: bool = False) -> Path:
     accelerator = make_accelerator(settings, out)
     clips = open_clips(config, out, resume, accelerator)
     objective = build_objective(config, clips.grids)
-    fit_statistics(objective.student, clips, count=min(256, max(len(clips), 16)))
-    copy_statistics(objective.student, objective.teacher)
+    if not resume:
+        fit_statistics(objective.student, clips, count=min(256, max(len(clips), 16)))
+        copy_statistics(objective.student, objective.teacher)
     optimizer = make_optimizer(objective, settings)
-    first = load_checkpoint(out, objective, optimizer) if resume else 0
+    first = load_checkpoint(out, objective, optimizer, accelerator.scaler) if resume else 0
     layout = objective.student.layout
     sampler = StepSampler(settings, first, accelerator.process_index, accelerator.num_processes)
     loader = make_loader(clips, sampler, config)

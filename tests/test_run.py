@@ -180,8 +180,10 @@ def test_statistics_are_those_of_the_data(body_config: RunConfig, body_logs: lis
     arm = np.concatenate([c.values["arm"].numpy()[c.valid["arm"].numpy()] for c in seen]).astype(np.float64)
     np.testing.assert_allclose(model.tokenizer("arm").mean.flatten(), arm.mean(0), atol=1e-5)
     np.testing.assert_allclose(model.tokenizer("arm").std.flatten(), arm.std(0), rtol=1e-4)
-    eye = np.concatenate([c.values["eye"].numpy().reshape(-1, 3) for c in seen]).astype(np.float64)
-    np.testing.assert_allclose(model.tokenizer("eye").mean.flatten(), eye.mean(0), rtol=1e-5)
+    # A camera may stand still: its mean is an image; its deviation is one number per channel.
+    eye = np.concatenate([c.values["eye"].numpy() for c in seen]).astype(np.float64)
+    np.testing.assert_allclose(model.tokenizer("eye").mean, eye.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(model.tokenizer("eye").std.flatten(), (eye - eye.mean(0)).std((0, 1, 2)), rtol=1e-4)
     # Mel bands are different things: one mean and deviation each.
     assert model.tokenizer("ear").mean.shape == (32, 1, 1)
     normal = torch.cat([model.tokenizer("ear").patches(c.values["ear"][None]) for c in seen])
@@ -214,6 +216,13 @@ def test_what_is_not_valid_does_not_count(body_config: RunConfig, body_logs: lis
 def test_a_constant_sensor_is_told(body_config: RunConfig, body_logs: list[ArrayLog]):
     logs = [changed(log, "pad", lambda d: np.full_like(d, 2.5)) for log in body_logs]
     with pytest.raises(LogError, match=r"sensors.pad: constant \(every channel stays at 2.5\) over 16 training clips"):
+        fit(body_config, logs)
+
+
+def test_a_frozen_camera_is_told(body_config: RunConfig, body_logs: list[ArrayLog]):
+    picture = body_logs[0].streams["eye"][3][:1]
+    logs = [changed(log, "eye", lambda d: np.repeat(picture, len(d), 0)) for log in body_logs]
+    with pytest.raises(LogError, match=r"sensors.eye: constant .* over 16 training clips"):
         fit(body_config, logs)
 
 

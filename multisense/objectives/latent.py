@@ -20,6 +20,10 @@ from multisense.model import MultiSense
 from multisense.types import Batch, TokenBatch
 
 
+TEMPERATURE = 0.1
+"""Of the contrast between clips."""
+
+
 class ObjectiveConfig(Config):
     masks: MaskConfig = MaskConfig()
     predictor_width: PositiveInt = 96
@@ -31,6 +35,8 @@ class ObjectiveConfig(Config):
     """Time constant of the teacher's moving average, as a share of the run's optimizer steps."""
     signal: float = Field(default=0.0, ge=0)
     """Weight of predicting the hidden patches themselves beside their latents (masked reconstruction, He et al. 2022)."""
+    contrast: float = Field(default=0.0, ge=0)
+    """Weight of telling, among the clips of a micro-batch, whose latents were predicted (InfoNCE, van den Oord 2018)."""
     variance: float = Field(default=0.0, ge=0)
     """Weight of VICReg's variance hinge on the student's pooled latents; 0 trusts the teacher alone."""
     covariance: float = Field(default=0.0, ge=0)
@@ -159,19 +165,29 @@ class LatentPrediction(nn.Module):
         directions: list[Direction] = []
         pooled: list[Tensor] = []
         signal: list[Tensor] = []
+        contrast: list[Tensor] = []
         for mask in masks:
             context, valid = self.student.encode_kept(tokens, mask.keep)
             hidden = self.predictor(self.student, context, valid, mask)
             prediction = self.predictor.outward(hidden)
             asked = there.gather(1, mask.target) & valid.any(1)[:, None]
             errors = (prediction.float() - take(targets, mask.target)).abs().mean(-1)
+            if self.config.contrast:
+                contrast += self._contrasts(prediction, take(targets, mask.target), asked, mask)
             directions += self._directions(errors, errors_of_mean.gather(1, mask.target), asked, mask)
             if self.config.signal:
                 signal.append(self._signal_loss(hidden, patches, asked, mask))
             pooled += self._residuals(context, valid, mask)
+        if not directions:
+            raise ValueError(
+                f"the masks hide no token at all: the sensors have {[len(self.student.tokenizer(n)) for n in self.student.names]} "
+                f"tokens a clip; give them more, with a shorter patch or a longer clip"
+            )
         total = torch.stack([d.loss for d in directions]).mean()
         if self.config.signal:
             total = total + self.config.signal * torch.stack(signal).mean()
+        if self.config.contrast:
+            total = total + self.config.contrast * torch.stack(contrast).mean()
         if self.config.variance or self.config.covariance:
             total = total + torch.stack([self._spread(p) for p in pooled]).mean()
         return Losses(total, directions, latents, there)
@@ -184,9 +200,16 @@ class LatentPrediction(nn.Module):
 
     @torch.no_grad()
     def _teacher_latents(self, tokens: TokenBatch) -> Tensor:
-        """Mean of the top blocks' layer-normed outputs (B, T, D)."""
-        layers = self.teacher.encode(tokens)[-self.config.target_layers :]
-        return torch.stack([F.layer_norm(x.float(), x.shape[-1:]) for x in layers]).mean(0)
+        """Mean of the top blocks' layer-normed outputs (B, T, D), every sensor encoded alone.
+
+        A teacher that sees all sensors at once writes the arm into the camera's tokens, and then the arm is all that is
+        left to predict of the camera: its latents collapse. Alone, a target is that sensor's own content.
+        """
+        parts = []
+        for name in self.student.names:
+            layers = self.teacher.encode_sensor(tokens, name)[-self.config.target_layers :]
+            parts.append(torch.stack([F.layer_norm(x.float(), x.shape[-1:]) for x in layers]).mean(0))
+        return torch.cat(parts, dim=1)
 
     @torch.no_grad()
     def _errors_of_mean(self, targets: Tensor, valid: Tensor) -> Tensor:
@@ -211,6 +234,21 @@ class LatentPrediction(nn.Module):
             for s, own in mask.columns.items()
         ]
 
+    def _contrasts(self, prediction: Tensor, target: Tensor, valid: Tensor, mask: Mask) -> list[Tensor]:
+        """Per target sensor, cross-entropy of finding a clip's own latents among those of the batch by its prediction.
+
+        Predicting the mean costs an L1 loss little where most clips are quiet; it cannot tell one clip from another.
+        """
+        losses = []
+        for own in mask.columns.values():
+            there = valid[:, own, None].to(target.dtype)
+            query, gallery = (F.normalize((x[:, own].float() * there).flatten(1), dim=1) for x in (prediction, target))
+            logits = query @ gallery.T / TEMPERATURE
+            known = (there.sum((1, 2)) > 0).to(logits.dtype)
+            each = F.cross_entropy(logits, torch.arange(len(logits), device=logits.device), reduction="none")
+            losses.append((each * known).mean())
+        return losses
+
     def _signal_loss(self, hidden: Tensor, patches: Mapping[str, Tensor], valid: Tensor, mask: Mask) -> Tensor:
         """Smooth L1 of the normalised patches, mean inside each clip and sensor, then over clips and sensors."""
         losses = []
@@ -225,7 +263,8 @@ class LatentPrediction(nn.Module):
                 weight = valid[:, own].to(error.dtype)
                 losses.append(((error.mean(-1) * weight).sum(1) / weight.sum(1).clamp(min=1)).mean())
             first += target.shape[1]
-        return torch.stack(losses).mean()
+        # A sensor that no mask hides leaves its head without a gradient, for which several processes would wait for ever.
+        return torch.stack(losses).mean() + 0.0 * sum(head.weight.sum() + head.bias.sum() for head in self.predictor.signals)
 
     def _residuals(self, context: Tensor, valid: Tensor, mask: Mask) -> list[Tensor]:
         """(N, D) kept latents of each context sensor, less what the teacher says at that position on average."""
@@ -253,8 +292,8 @@ class LatentPrediction(nn.Module):
     def predict_sensor(self, batch: Batch, context: Sequence[str], target: str) -> tuple[Tensor, Tensor, Tensor]:
         """The target sensor's latents as predicted from the context sensors alone, and as the teacher sees them.
 
-        Returns prediction (B, M, D), target (B, M, D), valid (B, M). The teacher here sees the target sensor only: what is
-        to be found is that sensor's own content, not what it borrowed from the context.
+        Returns prediction (B, M, D), target (B, M, D), valid (B, M). As in training the teacher sees the target sensor
+        alone: what is to be found is that sensor's own content, not what it borrowed from the context.
         """
         names = self.student.names
         unknown = sorted({*context, target} - set(names))
@@ -268,7 +307,7 @@ class LatentPrediction(nn.Module):
         mask = Mask("cross", seen, keep.expand(b, -1), wanted.expand(b, -1), {names.index(target): slice(None)})
         latents, valid = self.teacher.encode_kept(self.teacher.tokenize(batch), mask.keep)
         prediction = self.predictor.outward(self.predictor(self.teacher, latents, valid, mask))
-        targets, there = self.targets(batch.only([target]))
+        targets, there = self.targets(batch)
         return prediction, targets[:, wanted], there[:, wanted] & valid.any(1)[:, None]
 
 
