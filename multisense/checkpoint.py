@@ -41,7 +41,9 @@ def _swap(fresh: Path, final: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load_checkpoint(out: Path, objective: LatentPrediction, optimizer: torch.optim.Optimizer, scaler: Any = None) -> int:
+def load_checkpoint(
+    out: Path, objective: LatentPrediction, optimizer: torch.optim.Optimizer, scaler: Any = None
+) -> int:
     """Load the last checkpoint into the parts; returns the step to go on from."""
     folder = next((f for f in (out / "checkpoint", out / ".checkpoint.old") if (f / "state.json").exists()), None)
     if folder is None:

@@ -91,9 +91,9 @@ def _nearest(times: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 def _interpolate(stream: Stream, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Linear interpolation of every channel at once; a point next to a non-finite sample is not valid."""
     flat = np.asarray(stream.data, np.float32).reshape(len(stream.data), -1)
-    known = np.isfinite(flat).all(1)
+    known = np.asarray(np.isfinite(flat).all(1))
     flat = np.where(known[:, None], flat, 0)
-    right = np.searchsorted(stream.times_s, wanted, side="right").clip(1, len(flat) - 1) if len(flat) > 1 else 0
+    right = np.searchsorted(stream.times_s, wanted, side="right").clip(min(1, len(flat) - 1), len(flat) - 1)
     left = np.maximum(right - 1, 0)
     span = np.maximum(stream.times_s[right] - stream.times_s[left], 1e-12)
     weight = ((wanted - stream.times_s[left]) / span).clip(0, 1).astype(np.float32)[:, None]

@@ -65,14 +65,15 @@ class Block(nn.Module):
         self.proj = nn.Linear(width, width)
         self.norm2 = nn.LayerNorm(width)
         hidden = int(width * mlp_ratio)
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        self.grow = nn.Linear(width, hidden)
+        self.shrink = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor, table: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
         """x (B, T, D); `mask` (B, 1, 1, T) bool, False where a token is absent."""
         q, k, v = rearrange(self.qkv(self.norm1(x)), "b t (three h e) -> three b h t e", three=3, h=self.heads)
         mixed = F.scaled_dot_product_attention(rotate(q, table), rotate(k, table), v, attn_mask=mask)
         x = x + self.proj(rearrange(mixed, "b h t e -> b t (h e)"))
-        return x + self.mlp(self.norm2(x))
+        return x + self.shrink(F.gelu(self.grow(self.norm2(x))))
 
 
 class Transformer(nn.Module):
@@ -91,7 +92,8 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.apply(init_linear)
         for index, block in enumerate(self.blocks):
-            for layer in (block.proj, block.mlp[2]):
+            assert isinstance(block, Block)
+            for layer in (block.proj, block.shrink):
                 layer.weight.data.div_(math.sqrt(2 * (index + 1)))
 
     def forward(self, x: Tensor, valid: Tensor, time_s: Tensor, place: Tensor) -> list[Tensor]:

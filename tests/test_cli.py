@@ -50,7 +50,9 @@ def test_train_embed_and_ablate_in_three_commands(folder: Path, monkeypatch, cap
     assert [json.loads(x)["step"] for x in (folder / "run" / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
 
     out = folder / "out.h5"
-    status, _, said = run(monkeypatch, capsys, "embed", folder / "run", folder / "test", "-o", out, "--sensors", "eye,arm")
+    status, _, said = run(
+        monkeypatch, capsys, "embed", folder / "run", folder / "test", "-o", out, "--sensors", "eye,arm"
+    )
     assert status == 0, said
     with h5py.File(out) as file:
         assert sorted(file) == [log.name for log in open_logs(folder / "test")]

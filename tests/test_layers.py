@@ -79,7 +79,7 @@ def test_a_block_is_softmax_attention_written_out(tokens: tuple):
         weights = torch.exp(scores) * valid[:, None]
         heads.append(weights / weights.sum(-1, keepdim=True) @ v)
     mixed = x + torch.cat(heads, -1) @ block.proj.weight.T + block.proj.bias
-    expected = mixed + block.mlp(F.layer_norm(mixed, (32,)))
+    expected = mixed + block.shrink(F.gelu(block.grow(F.layer_norm(mixed, (32,)))))
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
 
 

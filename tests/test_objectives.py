@@ -212,7 +212,7 @@ def test_variance_and_covariance_agree_with_numpy():
 def test_more_target_layers_than_blocks_is_told():
     with pytest.raises(ValueError, match=r"objective.target_layers is 3, more than model.depth = 2 blocks"):
         body(target_layers=3)
-    with pytest.raises(ConfigError, match="objective.ema_share: input should be less than or equal to 1"):
+    with pytest.raises(ConfigError, match=r"objective.ema_share: input should be less than or equal to 1"):
         parse(ObjectiveConfig, {"ema_share": 1.5}, "objective")
 
 

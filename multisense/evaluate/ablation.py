@@ -46,7 +46,8 @@ def ablate(
 
     Probes are trained on `train_logs`, by default the run's own training logs or, where those are gone, on 70 % of the
     given logs; no log may be in both. Logs that the run holds out by name (`data.hold_out`) are picked from those
-    given. Logs without any label are probed for what their vector sensors do (`SignalLabels`). Windows are the run's clips at `stride_s` (half a clip by default). Returns the tree of ablation.json.
+    given. Logs without any label are probed for what their vector sensors do (`SignalLabels`). Windows are the run's
+    clips at `stride_s` (half a clip by default). Returns the tree of ablation.json.
     """
     if train_logs is None:
         train_logs, test_logs = _probe_logs(run, test_logs)

@@ -1,7 +1,6 @@
 """Labels over time -> one value per window, so that a probe has something to predict."""
 
 import math
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol

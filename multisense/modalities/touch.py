@@ -47,13 +47,13 @@ class Config(SensorConfig):
 
 class Tokenizer(PatchTokenizer):
     def __init__(self, config: Config, grid: Grid, width: int):
-        shape = grid.shape if len(grid.shape) == 3 else (1, 1, *grid.shape)
-        self.is_camera = grid.resample == "nearest"
-        if self.is_camera:
+        rows, columns, channels = grid.shape if len(grid.shape) == 3 else (1, 1, grid.shape[0])
+        height, width_cells = config.cells or (rows, columns)
+        patch = (samples(config.patch_s, grid.rate_hz), height, width_cells)
+        if grid.resample == "nearest":
             patch = (config.frames, config.patch, config.patch)
-        else:
-            patch = (samples(config.patch_s, grid.rate_hz), *(config.cells or shape[:2]))
-        super().__init__(grid, (grid.count, *shape), patch, width, config.stem)
+        super().__init__(grid, (grid.count, rows, columns, channels), patch, width, config.stem)
+        self.is_camera = grid.resample == "nearest"
         self.log_scale = config.log_scale
 
     def signal(self, values: Tensor) -> Tensor:

@@ -19,7 +19,6 @@ from multisense.masking import Mask, MaskConfig
 from multisense.model import MultiSense
 from multisense.types import Batch, TokenBatch
 
-
 TEMPERATURE = 0.1
 """Of the contrast between clips."""
 
@@ -264,7 +263,8 @@ class LatentPrediction(nn.Module):
                 losses.append(((error.mean(-1) * weight).sum(1) / weight.sum(1).clamp(min=1)).mean())
             first += target.shape[1]
         # A sensor that no mask hides leaves its head without a gradient, for which several processes would wait for ever.
-        return torch.stack(losses).mean() + 0.0 * sum(head.weight.sum() + head.bias.sum() for head in self.predictor.signals)
+        untouched = torch.stack([parameter.sum() for parameter in self.predictor.signals.parameters()]).sum()
+        return torch.stack(losses).mean() + 0.0 * untouched
 
     def _residuals(self, context: Tensor, valid: Tensor, mask: Mask) -> list[Tensor]:
         """(N, D) kept latents of each context sensor, less what the teacher says at that position on average."""
