@@ -117,12 +117,12 @@ class Predictor(nn.Module):
 
     def __init__(self, config: ObjectiveConfig, width: int, signals: Sequence[int], tokens: int):
         super().__init__()
-        self.scale = TargetScale(tokens, width)
+        self.scale = TargetScale(tokens, 2 * width)
         inner = config.predictor_width
         self.inward = nn.Linear(width, inner)
         self.query = nn.Parameter(torch.randn(len(signals), inner) * 0.02)
         self.transformer = Transformer(inner, config.predictor_depth, config.predictor_heads)
-        self.outward = nn.Linear(inner, width)
+        self.outward = nn.Linear(inner, 2 * width)
         # A head that nothing trains would stall DistributedDataParallel, which waits for every gradient.
         self.signals = nn.ModuleList(nn.Linear(inner, size) for size in signals if config.signal)
         for layer in (self.inward, self.outward, *self.signals):
@@ -172,7 +172,7 @@ class LatentPrediction(nn.Module):
             asked = there.gather(1, mask.target) & valid.any(1)[:, None]
             errors = (prediction.float() - take(targets, mask.target)).abs().mean(-1)
             if self.config.contrast:
-                contrast += self._contrasts(prediction, take(targets, mask.target), asked, mask)
+                contrast += self._contrasts(own(prediction), own(take(targets, mask.target)), asked, mask)
             directions += self._directions(errors, errors_of_mean.gather(1, mask.target), asked, mask)
             if self.config.signal:
                 signal.append(self._signal_loss(hidden, patches, asked, mask))
@@ -199,16 +199,19 @@ class LatentPrediction(nn.Module):
 
     @torch.no_grad()
     def _teacher_latents(self, tokens: TokenBatch) -> Tensor:
-        """Mean of the top blocks' layer-normed outputs (B, T, D), every sensor encoded alone.
+        """Two views of each token, side by side (B, T, 2 D): among all senses, and among its own sensor's tokens alone.
 
-        A teacher that sees all sensors at once writes the arm into the camera's tokens, and then the arm is all that is
-        left to predict of the camera: its latents collapse. Alone, a target is that sensor's own content.
+        Each is the mean of the top blocks' layer-normed outputs. The first teaches fusion; but a teacher that sees all
+        senses writes the arm into the camera's tokens, and predicting the arm would then do. The second is a sensor's
+        own content, and what `predict_sensor` predicts.
         """
-        parts = []
-        for name in self.student.names:
-            layers = self.teacher.encode_sensor(tokens, name)[-self.config.target_layers :]
-            parts.append(torch.stack([F.layer_norm(x.float(), x.shape[-1:]) for x in layers]).mean(0))
-        return torch.cat(parts, dim=1)
+        alone = [self.teacher.encode_sensor(tokens, name) for name in self.student.names]
+        views = [self.teacher.encode(tokens), [torch.cat(parts, dim=1) for parts in zip(*alone, strict=True)]]
+        return torch.cat([self._top(layers) for layers in views], dim=-1)
+
+    def _top(self, layers: list[Tensor]) -> Tensor:
+        top = layers[-self.config.target_layers :]
+        return torch.stack([F.layer_norm(x.float(), x.shape[-1:]) for x in top]).mean(0)
 
     @torch.no_grad()
     def _errors_of_mean(self, targets: Tensor, valid: Tensor) -> Tensor:
@@ -269,7 +272,7 @@ class LatentPrediction(nn.Module):
     def _residuals(self, context: Tensor, valid: Tensor, mask: Mask) -> list[Tensor]:
         """(N, D) kept latents of each context sensor, less what the teacher says at that position on average."""
         sensor = self.student.sensor[mask.keep[0]]
-        layer_normed = F.layer_norm(context.float(), context.shape[-1:]) - self.predictor.scale.mean()[mask.keep]
+        layer_normed = F.layer_norm(context.float(), context.shape[-1:]) - self.predictor.scale.mean()[mask.keep][..., : context.shape[-1]]
         return [layer_normed[:, sensor == s][valid[:, sensor == s]] for s in mask.context]
 
     def _spread(self, pooled: Tensor) -> Tensor:
@@ -308,7 +311,12 @@ class LatentPrediction(nn.Module):
         latents, valid = self.teacher.encode_kept(self.teacher.tokenize(batch), mask.keep)
         prediction = self.predictor.outward(self.predictor(self.teacher, latents, valid, mask))
         targets, there = self.targets(batch)
-        return prediction, targets[:, wanted], there[:, wanted] & valid.any(1)[:, None]
+        return own(prediction), own(targets[:, wanted]), there[:, wanted] & valid.any(1)[:, None]
+
+
+def own(views: Tensor) -> Tensor:
+    """The second of the two views (..., 2 D) of a token: its sensor alone."""
+    return views[..., views.shape[-1] // 2 :]
 
 
 def take(tokens: Tensor, index: Tensor) -> Tensor:
