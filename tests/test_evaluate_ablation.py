@@ -138,10 +138,15 @@ def test_ablate_refuses_to_test_on_what_probes_were_trained_on(run, tmp_path):
         ablate(run, logs[2:], tmp_path, train_logs=logs[:3])
     with pytest.raises(ValueError, match=r"none of the 1 held-out logs is as long as one clip of 1\.0 s"):
         ablate(run, [body_log(9, seconds=0.5)], tmp_path, train_logs=logs)
+
+
+def test_logs_without_labels_are_probed_for_what_their_joints_do(run, tmp_path):
+    logs = [body_log(n) for n in range(5)]
     for log in logs:
         log.labels = {}
-    with pytest.raises(ValueError, match="ablation needs labels in the logs"):
-        ablate(run, logs[3:], tmp_path, train_logs=logs[:3])
+    tree = ablate(run, logs[3:], tmp_path, train_logs=logs[:3])
+    assert list(tree["labels"]) == ["mean_arm"]
+    assert tree["labels"]["mean_arm"]["subsets"]["arm"]["mean"] > tree["labels"]["mean_arm"]["subsets"]["ear"]["mean"]
 
 
 def test_split_is_by_log_and_loses_none():

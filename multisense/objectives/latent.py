@@ -272,7 +272,10 @@ class LatentPrediction(nn.Module):
     def _residuals(self, context: Tensor, valid: Tensor, mask: Mask) -> list[Tensor]:
         """(N, D) kept latents of each context sensor, less what the teacher says at that position on average."""
         sensor = self.student.sensor[mask.keep[0]]
-        layer_normed = F.layer_norm(context.float(), context.shape[-1:]) - self.predictor.scale.mean()[mask.keep][..., : context.shape[-1]]
+        layer_normed = (
+            F.layer_norm(context.float(), context.shape[-1:])
+            - self.predictor.scale.mean()[mask.keep][..., : context.shape[-1]]
+        )
         return [layer_normed[:, sensor == s][valid[:, sensor == s]] for s in mask.context]
 
     def _spread(self, pooled: Tensor) -> Tensor:
