@@ -12,7 +12,7 @@ from multisense.clips import TrainingClips, collate, read_clip
 from multisense.config import ConfigError, parse
 from multisense.masking import Mask, draw_masks
 from multisense.monitors import monitor
-from multisense.objectives.latent import LatentPrediction, Losses, ObjectiveConfig, TargetScale, take
+from multisense.objectives.latent import TEMPERATURE, LatentPrediction, Losses, ObjectiveConfig, TargetScale, take
 from multisense.run import build_objective, copy_statistics, fit_statistics, make_grids, parse_config
 from multisense.types import Batch
 
@@ -196,17 +196,39 @@ def test_half_batches_accumulate_to_the_gradient_of_the_whole():
             torch.testing.assert_close(parameter.grad, whole[name], atol=1e-6, rtol=1e-4)
 
 
-def test_variance_and_covariance_agree_with_numpy():
-    objective, batch = body(variance=2.0, covariance=3.0)
+def test_contrast_is_the_cross_entropy_of_finding_ones_own():
+    objective, batch = body(contrast=1.0)
+    (mask,) = masks_of(objective)[:1]
     rng = np.random.default_rng(0)
-    pooled = 0.3 * rng.normal(size=(64, 32)) @ rng.normal(size=(32, 32))
-    covariance = np.cov(pooled, rowvar=False)
-    hinge = np.clip(1 - np.sqrt(np.diag(covariance) + 1e-4), 0, None).mean()
-    off = (covariance[~np.eye(32, dtype=bool)] ** 2).sum() / 32
-    assert objective._spread(torch.tensor(pooled)).item() == pytest.approx(2 * hinge + 3 * off, rel=1e-4)
-    plain, _ = body()
-    masks = masks_of(plain)
-    assert objective(batch, masks).total > plain(batch, masks).total
+    tokens, width = mask.target.shape[1], 32
+    query, gallery = (rng.normal(size=(4, tokens, width)).astype(np.float32) for _ in range(2))
+    valid = torch.ones(4, tokens, dtype=torch.bool)
+    found = objective._contrasts(torch.tensor(query), torch.tensor(gallery), valid, mask)
+    for loss, own in zip(found, mask.columns.values(), strict=True):
+        q, g = (x[:, own].reshape(4, -1) for x in (query, gallery))
+        cosine = (q @ g.T) / np.linalg.norm(q, axis=1)[:, None] / np.linalg.norm(g, axis=1)[None]
+        share = np.exp(cosine / TEMPERATURE) / np.exp(cosine / TEMPERATURE).sum(1, keepdims=True)
+        assert loss.item() == pytest.approx(-np.log(np.diag(share)).mean(), rel=1e-3)
+    assert objective(batch, [mask]).total > body()[0](batch, [mask]).total
+
+
+def test_predicted_patches_cost_a_smooth_l1():
+    objective, batch = body(signal=1.0)
+    (mask,) = masks_of(objective)[:1]
+    patches = objective.student.patches(batch)
+    hidden = torch.randn(4, mask.target.shape[1], 16)
+    valid = torch.ones_like(mask.target, dtype=torch.bool)
+    loss = objective._signal_loss(hidden, patches, valid, mask).item()
+    everything = {n: patches[n].flatten(2).numpy() for n in objective.student.names}
+    sensor = objective.student.sensor.numpy()
+    expected = []
+    for s, own in mask.columns.items():
+        name = objective.student.names[s]
+        guess = objective.predictor.signals[s](hidden[:, own]).detach().numpy()
+        index = mask.target[:, own].numpy() - int(np.flatnonzero(sensor == s)[0])
+        error = np.abs(guess - np.take_along_axis(everything[name], index[..., None], axis=1))
+        expected.append(np.where(error < 1, 0.5 * error**2, error - 0.5).mean())
+    assert loss == pytest.approx(np.mean(expected), rel=1e-4)
 
 
 def test_more_target_layers_than_blocks_is_told():

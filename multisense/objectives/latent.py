@@ -36,10 +36,6 @@ class ObjectiveConfig(Config):
     """Weight of predicting the hidden patches themselves beside their latents (masked reconstruction, He et al. 2022)."""
     contrast: float = Field(default=0.0, ge=0)
     """Weight of telling, among the clips of a micro-batch, whose latents were predicted (InfoNCE, van den Oord 2018)."""
-    variance: float = Field(default=0.0, ge=0)
-    """Weight of VICReg's variance hinge on the student's pooled latents; 0 trusts the teacher alone."""
-    covariance: float = Field(default=0.0, ge=0)
-    """Weight of VICReg's covariance term on the same."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +158,6 @@ class LatentPrediction(nn.Module):
         errors_of_mean = self._errors_of_mean(targets, there)
         tokens = self.student.stem(patches, there)
         directions: list[Direction] = []
-        pooled: list[Tensor] = []
         signal: list[Tensor] = []
         contrast: list[Tensor] = []
         for mask in masks:
@@ -176,7 +171,6 @@ class LatentPrediction(nn.Module):
             directions += self._directions(errors, errors_of_mean.gather(1, mask.target), asked, mask)
             if self.config.signal:
                 signal.append(self._signal_loss(hidden, patches, asked, mask))
-            pooled += self._residuals(context, valid, mask)
         if not directions:
             raise ValueError(
                 f"the masks hide no token at all: the sensors have {[len(self.student.tokenizer(n)) for n in self.student.names]} "
@@ -187,8 +181,6 @@ class LatentPrediction(nn.Module):
             total = total + self.config.signal * torch.stack(signal).mean()
         if self.config.contrast:
             total = total + self.config.contrast * torch.stack(contrast).mean()
-        if self.config.variance or self.config.covariance:
-            total = total + torch.stack([self._spread(p) for p in pooled]).mean()
         return Losses(total, directions, latents, there)
 
     @torch.no_grad()
@@ -268,23 +260,6 @@ class LatentPrediction(nn.Module):
         # A sensor that no mask hides leaves its head without a gradient, for which several processes would wait for ever.
         untouched = torch.stack([parameter.sum() for parameter in self.predictor.signals.parameters()]).sum()
         return torch.stack(losses).mean() + 0.0 * untouched
-
-    def _residuals(self, context: Tensor, valid: Tensor, mask: Mask) -> list[Tensor]:
-        """(N, D) kept latents of each context sensor, less what the teacher says at that position on average."""
-        sensor = self.student.sensor[mask.keep[0]]
-        layer_normed = (
-            F.layer_norm(context.float(), context.shape[-1:])
-            - self.predictor.scale.mean()[mask.keep][..., : context.shape[-1]]
-        )
-        return [layer_normed[:, sensor == s][valid[:, sensor == s]] for s in mask.context]
-
-    def _spread(self, pooled: Tensor) -> Tensor:
-        """VICReg's variance and covariance terms (Bardes et al. 2022, eq. 1 to 4) of pooled latents (B, D)."""
-        centred = pooled.float() - pooled.float().mean(0)
-        covariance = centred.T @ centred / max(len(centred) - 1, 1)
-        hinge = F.relu(1 - (covariance.diagonal() + 1e-4).sqrt()).mean()
-        off = (covariance - covariance.diagonal().diag()).pow(2).sum() / len(covariance)
-        return self.config.variance * hinge + self.config.covariance * off
 
     @torch.no_grad()
     def update_teacher(self, steps: int) -> None:
