@@ -15,7 +15,7 @@ from multisense.run import load_config, open_run, write_atomically
 from multisense.sim.simulate import simulate_tabletop
 from multisense.train import train
 
-TRAIN_EPISODES, TEST_EPISODES, SECONDS = 320, 100, 4.0
+TRAIN_EPISODES, TEST_EPISODES, SECONDS = 280, 80, 4.0
 SEED = 0
 
 
