@@ -8,7 +8,15 @@ from multisense.demo import demo, demo_config
 from multisense.evaluate.table import subsets
 from multisense.run import load_config
 
-TINY = ("train.steps=2", "train.batch_size=4", "train.log_every=1", "model.width=32", "model.depth=2", "model.heads=2")
+TINY = (
+    "train.steps=2",
+    "train.batch_size=4",
+    "train.log_every=1",
+    "model.width=32",
+    "model.depth=2",
+    "model.heads=2",
+    "objective.target_layers=2",
+)
 
 
 @pytest.mark.slow

@@ -88,8 +88,12 @@ class TargetScale(nn.Module):
         return torch.where(self.moments[0] > 0, self.moments[1] / self.moments[0].clamp(min=1e-6), 0.0)
 
     def forward(self, targets: Tensor) -> Tensor:
-        count, _, squares = self.moments
-        known, mean = count > 0, self.mean()
+        return self.standardise(targets, slice(None), slice(None))
+
+    def standardise(self, targets: Tensor, tokens: Tensor | slice, channels: slice) -> Tensor:
+        """The same for some token positions and channels alone."""
+        count, _, squares = self.moments[:, tokens][..., channels]
+        known, mean = count > 0, self.mean()[tokens][..., channels]
         variance = torch.where(known, squares / count.clamp(min=1e-6) - mean**2, 1.0)
         return (targets - mean) / variance.clamp(min=1e-4).sqrt()
 
@@ -286,10 +290,12 @@ class LatentPrediction(nn.Module):
         b = len(batch)
         seen = tuple(names.index(c) for c in context)
         mask = Mask("cross", seen, keep.expand(b, -1), wanted.expand(b, -1), {names.index(target): slice(None)})
-        latents, valid = self.teacher.encode_kept(self.teacher.tokenize(batch), mask.keep)
+        tokens = self.teacher.tokenize(batch)
+        latents, valid = self.teacher.encode_kept(tokens, mask.keep)
         prediction = self.predictor.outward(self.predictor(self.teacher, latents, valid, mask))
-        targets, there = self.targets(batch)
-        return own(prediction), own(targets[:, wanted]), there[:, wanted] & valid.any(1)[:, None]
+        alone = self._top(self.teacher.encode_sensor(tokens, target))
+        truth = self.predictor.scale.standardise(alone, wanted, slice(alone.shape[-1], None))
+        return own(prediction), truth, tokens.valid[:, wanted] & valid.any(1)[:, None]
 
 
 def own(views: Tensor) -> Tensor:
