@@ -1,4 +1,4 @@
-"""The transformer block, and rotary position in seconds and place.
+"""The transformer block, rotary position in seconds and place, and the absolute place of a token.
 
 Shapes: B clips, T tokens, D width, H heads, E = D / H.
 """
@@ -41,6 +41,28 @@ class Rotary(nn.Module):
         """Cosines and sines (..., T, E/2) for tokens at `time_s` (..., T) and `place` (..., T, 2)."""
         angles = torch.cat([time_s[..., None], place], dim=-1) @ self.rates
         return angles.cos(), angles.sin()
+
+
+class Place(nn.Module):
+    """Places (..., 2) in [0, 1] -> (..., D): a linear map of their Fourier features (NeRF, Mildenhall et al. 2020).
+
+    Rotation shows a token where it is only by differences to others. Time is so; a place is not: the left of a picture
+    means something to the joints of an arm, and a predictor asked for it must know which part it is asked for.
+    """
+
+    PERIODS = (4.0, 2.0, 1.0, 0.5)
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.register_buffer("rates", 2 * math.pi / torch.tensor(self.PERIODS), persistent=False)
+        self.linear = nn.Linear(4 * len(self.PERIODS), width)
+        init_linear(self.linear)
+
+    rates: Tensor
+
+    def forward(self, place: Tensor) -> Tensor:
+        angles = (place[..., None] * self.rates).flatten(-2)
+        return self.linear(torch.cat([angles.cos(), angles.sin()], dim=-1))
 
 
 def _angular(count: int, shortest: float, longest: float) -> Tensor:

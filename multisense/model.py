@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from multisense.clips import Grid
 from multisense.config import Config
-from multisense.layers import Transformer
+from multisense.layers import Place, Transformer
 from multisense.modalities import modality
 from multisense.modalities.base import PatchTokenizer, SensorConfig
 from multisense.types import Batch, TokenBatch, TokenLayout
@@ -57,6 +57,7 @@ class MultiSense(nn.Module):
             }
         )
         self.sensor_embedding = nn.Parameter(torch.randn(len(self.names), config.width) * 0.02)
+        self.place_embedding = Place(config.width)
         self.encoder = Transformer(config.width, config.depth, config.heads, config.mlp_ratio)
         parts = [self.tokenizer(name).layout() for name in self.names]
         counts = torch.tensor([len(time) for time, _ in parts])
@@ -94,7 +95,8 @@ class MultiSense(nn.Module):
         tokens = torch.cat([self.tokenizer(name).stem(patches[name]) for name in self.names], dim=1)
         # Attention gives absent tokens no weight, but no weight times NaN is NaN.
         tokens = tokens.masked_fill(~valid[..., None], 0.0)
-        return TokenBatch(tokens + self.sensor_embedding[self.sensor].to(tokens.dtype), valid, self.layout)
+        where = self.sensor_embedding[self.sensor] + self.place_embedding(self.place)
+        return TokenBatch(tokens + where.to(tokens.dtype), valid, self.layout)
 
     def encode(self, tokens: TokenBatch) -> list[Tensor]:
         """Outputs (B, T, D) of every block over all valid tokens; the last is the latents."""

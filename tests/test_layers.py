@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from multisense.layers import Block, Rotary, Transformer, rotate
+from multisense.layers import Block, Place, Rotary, Transformer, rotate
 from multisense.monitors import effective_rank
 
 
@@ -47,6 +47,16 @@ def test_inner_products_depend_on_differences_of_time_and_place_alone():
 
     assert product(5.0, 0.4, 0.1) == pytest.approx(product(0.0, 0.0, 0.1), abs=2e-3)
     assert product(0.0, 0.0, 0.4) != pytest.approx(product(0.0, 0.0, 0.1), abs=1e-2)
+
+
+def test_a_place_can_be_read_off_its_embedding_by_a_line():
+    torch.manual_seed(0)
+    places = torch.rand(200, 2)
+    features = torch.cat([Place(32)(places), torch.ones(200, 1)], dim=1).detach()
+    fit = torch.linalg.lstsq(features, places).solution
+    torch.testing.assert_close(features @ fit, places, atol=2e-2, rtol=0)
+    one, other = Place(32)(torch.tensor([[0.1, 0.9], [0.9, 0.1]]))
+    assert not torch.allclose(one, other, atol=0.1)
 
 
 def test_shifting_every_time_changes_nothing(tokens: tuple):

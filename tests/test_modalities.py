@@ -89,6 +89,15 @@ def check_contract(kind: str) -> None:
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in tokenizer.parameters())
 
 
+@pytest.mark.parametrize(("kind", "stem"), [("video", "conv"), ("video", "mlp"), ("touch", "mlp"), ("audio", "mlp")])
+def test_tokens_are_as_large_as_normalised_patches(kind: str, stem: str):
+    # A stem that starts a hundredth as loud leaves its sensor unheard beside the others (as torch's default convolutions do).
+    torch.manual_seed(0)
+    tokenizer = made(kind, width=128, stem=stem)[0]
+    patches = torch.randn(64, 1, *tokenizer.patch_shape)
+    assert 0.4 < tokenizer.stem(patches).square().mean().sqrt() < 2.5
+
+
 @pytest.mark.parametrize("kind", kinds())
 def test_every_kind_keeps_the_contract(kind: str):
     check_contract(kind)
@@ -273,3 +282,10 @@ def test_an_unknown_kind_is_told_with_the_nearest():
 def test_base_is_no_kind():
     with pytest.raises(ConfigError, match="unknown modality 'base'"):
         modality("base")
+
+
+def test_channels_of_touch_share_one_deviation():
+    # A shear that is hardly ever felt would else be its own noise at full size.
+    tokenizer, values, _ = made("touch")
+    assert tokenizer.mean.shape[-1] == values.shape[-1]
+    assert tokenizer.std.shape[-1] == 1

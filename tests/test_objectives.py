@@ -12,7 +12,16 @@ from multisense.clips import TrainingClips, collate, read_clip
 from multisense.config import ConfigError, parse
 from multisense.masking import Mask, draw_masks
 from multisense.monitors import monitor
-from multisense.objectives.latent import TEMPERATURE, LatentPrediction, Losses, ObjectiveConfig, TargetScale, take
+from multisense.objectives.latent import (
+    TEMPERATURE,
+    LatentPrediction,
+    Losses,
+    ObjectiveConfig,
+    TargetScale,
+    coarse,
+    coarse_size,
+    take,
+)
 from multisense.run import build_objective, copy_statistics, fit_statistics, make_grids, parse_config
 from multisense.types import Batch
 
@@ -216,10 +225,11 @@ def test_predicted_patches_cost_a_smooth_l1():
     objective, batch = body(signal=1.0)
     (mask,) = masks_of(objective)[:1]
     patches = objective.student.patches(batch)
+    signals = [coarse(patches[n]) for n in objective.student.names]
     hidden = torch.randn(4, mask.target.shape[1], 16)
     valid = torch.ones_like(mask.target, dtype=torch.bool)
-    loss = objective._signal_loss(hidden, patches, valid, mask).item()
-    everything = {n: patches[n].flatten(2).numpy() for n in objective.student.names}
+    loss = objective._signal_loss(hidden, signals, valid, mask).item()
+    everything = {n: signal.numpy() for n, signal in zip(objective.student.names, signals, strict=True)}
     sensor = objective.student.sensor.numpy()
     expected = []
     for s, own in mask.columns.items():
@@ -229,6 +239,13 @@ def test_predicted_patches_cost_a_smooth_l1():
         error = np.abs(guess - np.take_along_axis(everything[name], index[..., None], axis=1))
         expected.append(np.where(error < 1, 0.5 * error**2, error - 0.5).mean())
     assert loss == pytest.approx(np.mean(expected), rel=1e-4)
+
+
+def test_a_coarse_patch_is_the_means_of_its_cells():
+    patches = torch.randn(2, 3, 10, 16, 4, 2)
+    cells = patches.numpy().reshape(2, 3, 5, 2, 8, 2, 4, 2).mean((3, 5))
+    np.testing.assert_allclose(coarse(patches), np.moveaxis(cells, -1, 2).reshape(2, 3, -1), atol=1e-6)
+    assert coarse_size((10, 16, 4, 2)) == cells[0, 0].size
 
 
 def test_more_target_layers_than_blocks_is_told():

@@ -5,7 +5,10 @@ model that learned nothing and as raw signals, say what the representation adds.
 """
 
 import hashlib
+import os
+import warnings
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import numpy as np
 import torch
 from rich.progress import track
 from rich.table import Table
+from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
 from multisense.clips import Windows
@@ -59,9 +63,7 @@ def ablate(
     train, test = (Windows(logs, run.grids, seconds, stride_s) for logs in (train_logs, test_logs))
     kept, skipped = _bench(train, test, seconds, seed)
     features = [_features(run, windows, seed, batch_size) for windows in (train, test)]
-    # Probes are thousands of small products: on a busy machine several BLAS threads make them 50 times slower.
-    with threadpool_limits(1):
-        tree = _probe(run.model.names, kept, *features)
+    tree = _probe(run.model.names, kept, *features)
     describe(tree, kept)
     tree["skipped"] = skipped
     tree["provenance"] = _provenance(run, train, test, stride_s, seed)
@@ -140,15 +142,24 @@ def _probe(names: tuple[str, ...], kept: Bench, train: Features, test: Features)
         learned = {k: v for k, v in side.items() if not k.startswith("raw:")}
         alone = {f"raw:{name}": values for name, values in small.items()}
         sides.append(learned | alone | {f"raw:{key(names)}": joint(small, names)})
-    scores: dict[str, Mapping[str, Score]] = {
-        name: kept.scores(sides[0][name], sides[1][name]) for name in track(list(sides[0]), "probing", transient=True)
-    }
+    scores = _scores(kept, *sides)
     return tabulate(
         names,
         fused={key(s): scores[f"fused:{key(s)}"] for s in subsets(names)},
         baselines={b: scores[f"{b}:{key(names)}"] for b in ("untrained", "raw")} | {"chance": kept.chance()},
         by_sensor={f"{b}:{name}": scores[f"{b}:{name}"] for b in ("untrained", "raw") for name in names},
     )
+
+
+def _scores(kept: Bench, train: Features, test: Features) -> dict[str, Mapping[str, Score]]:
+    """Every set of features probed, one thread for each core.
+
+    Probes are thousands of small products: on a busy machine several BLAS threads in each make them 50 times slower.
+    """
+    with threadpool_limits(1), warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        warnings.simplefilter("ignore", ConvergenceWarning)  # see probe.py; its own filter is not one thread's alone
+        found = pool.map(lambda name: kept.scores(train[name], test[name]), train)
+        return dict(zip(train, track(found, "probing", total=len(train), transient=True), strict=True))
 
 
 def _provenance(run: Run, train: Windows, test: Windows, stride_s: float, seed: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ A modality is a module with `Config` (a `SensorConfig`), `Tokenizer` (a `PatchTo
 which makes plausible input. Adding a kind is adding such a file: here, or as an installed module `multisense_<kind>`.
 """
 
+import math
 from typing import ClassVar, Literal
 
 import torch
@@ -59,11 +60,20 @@ class Stem(nn.Module):
             self.net = nn.Sequential(nn.Flatten(), nn.Linear(size, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
         else:
             self.net = _convolutions(t * channels, (h, w), width)
-        self.net.apply(init_linear)
+        self.net.apply(init_linear).apply(_init_convolution)
 
     def forward(self, patches: Tensor) -> Tensor:
         flat = rearrange(patches, "b n t h w c -> (b n) (t c) h w")
         return rearrange(self.net(flat), "(b n) d -> b n d", b=len(patches))
+
+
+def _init_convolution(module: nn.Module) -> None:
+    """Deviation 2 / sqrt(fan in), zero bias: as a GELU halves a small signal, it keeps its size through each layer. By
+    torch's default, tokens would leave four layers a hundredth of the size of the other sensors'."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.normal_(module.weight, std=2 / math.sqrt(module.weight[0].numel()))
+        assert module.bias is not None
+        nn.init.zeros_(module.bias)
 
 
 def _convolutions(channels: int, size: tuple[int, int], width: int) -> nn.Sequential:
@@ -98,6 +108,7 @@ class PatchTokenizer(nn.Module):
         stem: StemKind,
         mean_cells: tuple[int, int] = (1, 1),
         std_cells: tuple[int, int] = (1, 1),
+        one_unit: bool = False,
     ):
         super().__init__()
         n, h, w, c = signal_shape
@@ -107,12 +118,13 @@ class PatchTokenizer(nn.Module):
                 f"{patch[0]} x {patch[1]} x {patch[2]} do not fit; choose patches that divide it, or a longer clip"
             )
         self.grid, self.patch, self.lattice = grid, patch, (n // patch[0], h // patch[1], w // patch[2])
-        self.patch_size = patch[0] * patch[1] * patch[2] * c
+        self.patch_shape = (*patch, c)
         self.stem = Stem(patch, c, width, stem)
         # One mean and deviation per channel; per row where rows are different things (mel bands), and a mean per pixel
-        # where a camera may stand still, so that what never changes is not most of what there is to see.
+        # where a camera may stand still, so that what never changes is not most of what there is to see. Channels of one
+        # unit share a deviation: of a channel that is hardly ever used, its own would be that of its noise.
         self.register_buffer("mean", torch.zeros(*mean_cells, c))
-        self.register_buffer("std", torch.ones(*std_cells, c))
+        self.register_buffer("std", torch.ones(*std_cells, 1 if one_unit else c))
 
     mean: Tensor
     std: Tensor

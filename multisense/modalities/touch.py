@@ -52,7 +52,7 @@ class Tokenizer(PatchTokenizer):
         patch = (samples(config.patch_s, grid.rate_hz), height, width_cells)
         if grid.resample == "nearest":
             patch = (config.frames, config.patch, config.patch)
-        super().__init__(grid, (grid.count, rows, columns, channels), patch, width, config.stem)
+        super().__init__(grid, (grid.count, rows, columns, channels), patch, width, config.stem, one_unit=True)
         self.is_camera = grid.resample == "nearest"
         self.log_scale = config.log_scale
 

@@ -5,22 +5,26 @@ I-JEPA (Assran et al. 2023) and V-JEPA 2 (2025) for the rule; MJEPA (2026) for p
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from multisense.config import Config
-from multisense.layers import Transformer, init_linear
+from multisense.layers import Place, Transformer, init_linear
 from multisense.masking import Mask, MaskConfig
 from multisense.model import MultiSense
 from multisense.types import Batch, TokenBatch
 
 TEMPERATURE = 0.1
 """Of the contrast between clips."""
+CELLS = (5, 8, 8)
+"""A hidden patch is asked for as the averages of at most so many cells of (time, height, width): finer is mostly noise."""
 
 
 class ObjectiveConfig(Config):
@@ -33,7 +37,8 @@ class ObjectiveConfig(Config):
     ema_share: float = Field(default=0.05, gt=0, le=1)
     """Time constant of the teacher's moving average, as a share of the run's optimizer steps."""
     signal: float = Field(default=0.0, ge=0)
-    """Weight of predicting the hidden patches themselves beside their latents (masked reconstruction, He et al. 2022)."""
+    """Weight of predicting the hidden patches themselves, averaged over cells, beside their latents (masked
+    reconstruction, He et al. 2022)."""
     contrast: float = Field(default=0.0, ge=0)
     """Weight of telling, among the clips of a micro-batch, whose latents were predicted (InfoNCE, van den Oord 2018)."""
 
@@ -71,7 +76,7 @@ class TargetScale(nn.Module):
     moments of a step are applied from the next step on, so that the loss does not depend on how a batch is cut.
     """
 
-    DECAY = 0.95
+    DECAY = 0.9
 
     def __init__(self, tokens: int, width: int):
         super().__init__()
@@ -121,6 +126,7 @@ class Predictor(nn.Module):
         inner = config.predictor_width
         self.inward = nn.Linear(width, inner)
         self.query = nn.Parameter(torch.randn(len(signals), inner) * 0.02)
+        self.place = Place(inner)
         self.transformer = Transformer(inner, config.predictor_depth, config.predictor_heads)
         self.outward = nn.Linear(inner, 2 * width)
         # A head that nothing trains would stall DistributedDataParallel, which waits for every gradient.
@@ -131,7 +137,8 @@ class Predictor(nn.Module):
     def forward(self, model: MultiSense, latents: Tensor, valid: Tensor, mask: Mask) -> Tensor:
         """latents (B, K, D), valid (B, K) -> hidden (B, M, P); `outward` and `signals` read predictions from it."""
         k = mask.keep.shape[1]
-        tokens = torch.cat([self.inward(latents), self.query[model.sensor[mask.target]]], dim=1)
+        queries = self.query[model.sensor[mask.target]] + self.place(model.place[mask.target])
+        tokens = torch.cat([self.inward(latents), queries], dim=1)
         there = torch.cat([valid, torch.ones_like(mask.target, dtype=torch.bool)], dim=1)
         where = torch.cat([mask.keep, mask.target], dim=1)
         outputs = self.transformer(tokens, there, model.time_s[where], model.place[where])
@@ -150,7 +157,7 @@ class LatentPrediction(nn.Module):
         self.config = config
         self.student = model
         self.teacher = copy.deepcopy(model).requires_grad_(False)
-        sizes = [model.tokenizer(name).patch_size for name in model.names]
+        sizes = [coarse_size(model.tokenizer(name).patch_shape) for name in model.names]
         self.predictor = Predictor(config, model.config.width, sizes, len(model.layout))
 
     def forward(self, batch: Batch, masks: Sequence[Mask]) -> Losses:
@@ -164,6 +171,7 @@ class LatentPrediction(nn.Module):
         directions: list[Direction] = []
         signal: list[Tensor] = []
         contrast: list[Tensor] = []
+        signals = [coarse(patches[name]) for name in self.student.names] if self.config.signal else []
         for mask in masks:
             context, valid = self.student.encode_kept(tokens, mask.keep)
             hidden = self.predictor(self.student, context, valid, mask)
@@ -174,7 +182,7 @@ class LatentPrediction(nn.Module):
                 contrast += self._contrasts(own(prediction), own(take(targets, mask.target)), asked, mask)
             directions += self._directions(errors, errors_of_mean.gather(1, mask.target), asked, mask)
             if self.config.signal:
-                signal.append(self._signal_loss(hidden, patches, asked, mask))
+                signal.append(self._signal_loss(hidden, signals, asked, mask))
         if not directions:
             raise ValueError(
                 f"the masks hide no token at all: the sensors have {[len(self.student.tokenizer(n)) for n in self.student.names]} "
@@ -247,12 +255,12 @@ class LatentPrediction(nn.Module):
             losses.append((each * known).mean())
         return losses
 
-    def _signal_loss(self, hidden: Tensor, patches: Mapping[str, Tensor], valid: Tensor, mask: Mask) -> Tensor:
-        """Smooth L1 of the normalised patches, mean inside each clip and sensor, then over clips and sensors."""
+    def _signal_loss(self, hidden: Tensor, signals: Sequence[Tensor], valid: Tensor, mask: Mask) -> Tensor:
+        """Smooth L1 of the coarse patches, mean inside each clip and sensor, then over clips and sensors."""
         losses = []
         first = 0
-        for s, name in enumerate(self.student.names):
-            target, own = patches[name].flatten(2), mask.columns.get(s)
+        for s, target in enumerate(signals):
+            own = mask.columns.get(s)
             if own is not None:
                 prediction = self.predictor.signals[s](hidden[:, own])
                 error = F.smooth_l1_loss(
@@ -296,6 +304,18 @@ class LatentPrediction(nn.Module):
         alone = self._top(self.teacher.encode_sensor(tokens, target))
         truth = self.predictor.scale.standardise(alone, wanted, slice(alone.shape[-1], None))
         return own(prediction), truth, tokens.valid[:, wanted] & valid.any(1)[:, None]
+
+
+def coarse(patches: Tensor) -> Tensor:
+    """Patches (B, T, t, h, w, C) -> (B, T, F): the averages of their cells, of which there are at most CELLS."""
+    size = [min(n, most) for n, most in zip(patches.shape[2:5], CELLS, strict=True)]
+    cells = F.adaptive_avg_pool3d(rearrange(patches, "b n t h w c -> (b n) c t h w"), size)
+    return rearrange(cells, "(b n) c t h w -> b n (c t h w)", b=len(patches))
+
+
+def coarse_size(patch: tuple[int, int, int, int]) -> int:
+    """F of `coarse` for patches (t, h, w, C)."""
+    return math.prod(min(n, most) for n, most in zip(patch[:3], CELLS, strict=True)) * patch[3]
 
 
 def own(views: Tensor) -> Tensor:

@@ -10,6 +10,9 @@ from multisense.sim.world import BASE_M, COMMAND_HZ, LIFT_M, LINK_M, TIP_HALF_LE
 LOW_M, HIGH_M = 0.029, LIFT_M[1]
 """Height of the tip's centre when pushing and when passing over objects."""
 HOP_M_S = 0.50
+PRESS_M = (0.0005, 0.006)
+"""Range of how far below an object's top a poke aims, drawn evenly in its logarithm: so spread are the forces of pokes,
+which would else be known from the motion alone."""
 REACH_M = 0.165
 """The tip stays within |x|, |y| of this, clear of the walls."""
 
@@ -78,7 +81,8 @@ def _plan(
     target = scene.objects[primitive.target]
     if primitive.kind == "poke":
         place = objects[primitive.target] + rng.normal(0, 0.2 * target.radius_m, 2)
-        return np.concatenate([rest, _poke(tip, place, 2 * target.half_height_m, primitive.speed_m_s)])
+        depth = float(np.exp(rng.uniform(*np.log(PRESS_M))))
+        return np.concatenate([rest, _poke(tip, place, 2 * target.half_height_m, primitive.speed_m_s, depth)])
     if primitive.kind == "sweep":
         start, end = _free_line(objects, rng)
         stroke = _segment(start, end, float(np.linalg.norm(end - start)) / primitive.speed_m_s)
@@ -146,9 +150,10 @@ def _strike(start: np.ndarray, direction: np.ndarray, gap: float, speed: float) 
     return [_segment(start, back, 0.10), stroke, _lift(end, direction)]
 
 
-def _poke(tip: np.ndarray, place: np.ndarray, top: float, speed: float) -> np.ndarray:
+def _poke(tip: np.ndarray, place: np.ndarray, top: float, speed: float, depth: float) -> np.ndarray:
+    """Down on the object, `depth` beyond its top: the servo's stiffness makes that a force."""
     touching = np.array([*place, top + TIP_HALF_LENGTH_M + TIP_RADIUS_M])
-    above, below = np.array([*place, HIGH_M]), touching - (0, 0, 0.006)
+    above, below = np.array([*place, HIGH_M]), touching - (0, 0, depth)
     down = _segment(above, below, max(1.3 * (HIGH_M - below[2]) / speed, 0.08))
     return np.concatenate([_hop(tip, above), down, _rest(below, 0.12), _segment(below, above, 0.25)])
 

@@ -25,7 +25,7 @@ from multisense.sim.touch import CHANNELS, TOUCH_HZ, feel
 from multisense.sim.world import COMMAND_HZ, PHYSICS_HZ, Trace, World
 from multisense.types import Label
 
-VERSION = 1
+VERSION = 2
 """Raised when the same seed makes other data."""
 VIDEO_HZ = 20
 ARM_HZ = 250
@@ -35,6 +35,10 @@ JOINT_CHANNELS = tuple(
 )
 JOINT_UNITS = "rad, rad, m; rad/s, rad/s, m/s; N m, N m, N"
 ARM_NOISE = np.array([2e-4, 2e-4, 5e-5, 2e-3, 2e-3, 5e-4, 0.01, 0.01, 0.05])
+GEAR_TORQUE = np.array([0.05, 0.04, 0.5])
+GEAR_S = 0.2
+"""Friction and cogging of the gears, which a torque read from motor currents cannot tell from a contact: deviation
+(N m, N m, N) and correlation time."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -102,7 +106,19 @@ def _run(scene: Scene, seconds: float, size: int, rng: np.random.Generator) -> t
 
 def _read_joints(trace: Trace, rng: np.random.Generator) -> np.ndarray:
     joints = trace.joints[:: PHYSICS_HZ // ARM_HZ]
-    return (joints + rng.normal(0, 1, joints.shape) * ARM_NOISE).astype(np.float32)
+    joints = joints + rng.normal(0, 1, joints.shape) * ARM_NOISE
+    joints[:, 6:] += _wander(len(joints), rng) * GEAR_TORQUE
+    return joints.astype(np.float32)
+
+
+def _wander(count: int, rng: np.random.Generator) -> np.ndarray:
+    """(count, 3) of unit variance and correlation time GEAR_S: an Ornstein-Uhlenbeck process at ARM_HZ."""
+    keep = np.exp(-1 / (GEAR_S * ARM_HZ))
+    steps = rng.normal(0, 1, (count, 3)) * np.sqrt(1 - keep**2)
+    steps[0] = rng.normal(0, 1, 3)
+    for now in range(1, count):
+        steps[now] += keep * steps[now - 1]
+    return steps
 
 
 def _sampled(

@@ -24,18 +24,22 @@ TIP_HALF_LENGTH_M = 0.015
 """The fingertip is an upright capsule; its centre is 'the tip'."""
 LIFT_M = (0.024, 0.105)
 """Range of the height of the tip's centre."""
+FRICTION = 0.01
+"""Of objects on the table and at its walls, which are springy: once touched they slide and bounce to where only the eye
+can follow them."""
+WALL_SOLREF = "0.02 0.1"
 TIP, WALL = OBJECT_COUNT, OBJECT_COUNT + 1
 """Bodies are numbered 0, 1, 2 for the objects, then these."""
 
 _SHAPE_GEOMS = {
     "box": 'type="box" size="{r} {r} {h}"',
     "cylinder": 'type="cylinder" size="{r} {h}"',
-    "pebble": 'type="ellipsoid" size="{r} {r} {h}" condim="6" friction=".2 .002 .002"',
+    "pebble": 'type="ellipsoid" size="{r} {r} {h}" condim="6" friction="{f} .002 .002"',
 }
 
 
 def _object_xml(number: int, item: ObjectParameters) -> str:
-    size = _SHAPE_GEOMS[item.shape].format(r=item.radius_m, h=item.half_height_m)
+    size = _SHAPE_GEOMS[item.shape].format(r=item.radius_m, h=item.half_height_m, f=FRICTION)
     x, y = item.position_m
     red, green, blue = COLOURS[item.colour]
     return f"""
@@ -49,7 +53,7 @@ def _walls_xml(half: float = TABLE_M, height: float = 0.018, thickness: float = 
     place = half + thickness
     long, sides = half + 2 * thickness, ((place, 0), (-place, 0), (0, place), (0, -place))
     return "".join(
-        f'<geom name="wall{i}" type="box" pos="{x} {y} {height}" rgba=".42 .36 .30 1" '
+        f'<geom name="wall{i}" type="box" pos="{x} {y} {height}" rgba=".42 .36 .30 1" solref="{WALL_SOLREF}" priority="1" '
         f'size="{thickness if x else long} {thickness if y else long} {height}"/>'
         for i, (x, y) in enumerate(sides)
     )
@@ -75,7 +79,7 @@ def build_model(scene: Scene) -> mujoco.MjModel:
 <mujoco>
   <compiler angle="radian"/>
   <option timestep="{1 / PHYSICS_HZ}" cone="elliptic" integrator="implicitfast"/>
-  <default><geom friction=".2 .002 .0001" solref=".006 1"/></default>
+  <default><geom friction="{FRICTION} .002 .0001" solref=".006 1"/></default>
   <worldbody>
     <geom name="table" type="plane" size="{TABLE_M} {TABLE_M} .1" rgba=".62 .58 .52 1"/>{_walls_xml()}
     <geom type="cylinder" pos="{x} {y} {z / 2}" size=".025 {z / 2}" rgba=".30 .32 .36 1" contype="0" conaffinity="0"/>
