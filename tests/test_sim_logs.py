@@ -85,7 +85,7 @@ def test_labels_lie_inside_the_log_and_in_order() -> None:
 
 def test_strikes_are_heard_and_felt_when_labelled() -> None:
     louder, felt = [], []
-    for index in range(8):
+    for index in range(12):
         strikes = {label.name: label for label in log(index).labels}["struck_material"].times_s
         sound, skin = log(index).recordings["mic"].data, log(index).recordings["fingertip"].data
         quiet = np.sqrt(np.mean(sound[:800] ** 2))  # nothing can be struck in the first 50 ms
