@@ -34,20 +34,30 @@ def save_checkpoint(out: Path, objective: LatentPrediction, optimizer: Any, step
 def _swap(fresh: Path, final: Path) -> None:
     """Put `fresh` in the place of `final`; at every moment one of `final`, `final`.old is whole."""
     old = final.with_name(".checkpoint.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if final.exists():
+    if final.exists():  # else an earlier swap was cut short, and `old` is the one that is whole
+        shutil.rmtree(old, ignore_errors=True)
         final.rename(old)
     fresh.rename(final)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def saved_step(out: Path) -> int:
+    """The step of the last checkpoint of the run in `out`. Raises ConfigError where there is none."""
+    return int(json.loads((_last(out) / "state.json").read_text())["step"])
+
+
+def _last(out: Path) -> Path:
+    folder = next((f for f in (out / "checkpoint", out / ".checkpoint.old") if (f / "state.json").exists()), None)
+    if folder is None:
+        raise ConfigError(f"{out}: no checkpoint to resume from; it saves one every train.save_every steps")
+    return folder
 
 
 def load_checkpoint(
     out: Path, objective: LatentPrediction, optimizer: torch.optim.Optimizer, scaler: Any = None
 ) -> int:
     """Load the last checkpoint into the parts; returns the step to go on from."""
-    folder = next((f for f in (out / "checkpoint", out / ".checkpoint.old") if (f / "state.json").exists()), None)
-    if folder is None:
-        raise ConfigError(f"{out}: no checkpoint to resume from; it saves one every train.save_every steps")
+    folder = _last(out)
     load_strictly(objective, folder / "objective.safetensors")
     try:
         tensors = load_file(folder / "optimizer.safetensors")

@@ -81,7 +81,8 @@ def embed(
 @app.command()
 def ablate(
     run: Run,
-    logs: Logs,
+    logs: Annotated[str | None, typer.Argument(help="Held-out logs; by default the run's own data.test.")] = None,
+    *,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for ablation.json, .csv and .png.")],
     stride: Annotated[
         float | None, typer.Option(help="Seconds from one probed window to the next; half a clip by default.")
@@ -97,6 +98,6 @@ def main() -> None:
     """Entry point: what a user got wrong is a sentence, not a traceback."""
     try:
         app(standalone_mode=True)
-    except (ValueError, ImportError, FileNotFoundError) as error:
+    except (ValueError, ImportError, OSError) as error:
         Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
         raise SystemExit(1) from None

@@ -39,6 +39,9 @@ class Grid:
     """"first": the log's first frame is subtracted from every frame (gel cameras); 128 then means no change."""
     size: tuple[int, int] | None = None
     """Height and width that frames are resized to."""
+    channels: tuple[str, ...] = ()
+    """What the log calls the channels of a sample, and their units; empty where it does not say."""
+    units: str = ""
 
     @property
     def seconds(self) -> float:
@@ -106,6 +109,7 @@ def _frames(log: SensorLog, grid: Grid, frames: np.ndarray) -> np.ndarray:
     if grid.background == "first":
         info = log.sensors[grid.name]
         first = log.read(grid.name, info.start_s, info.start_s + 1.5 / info.rate_hz).data[:1]
+        frames, first = resize_frames(frames, grid.size), resize_frames(first, grid.size)
         frames = (frames.astype(np.int16) - first.astype(np.int16) + 128).clip(0, 255).astype(frames.dtype)
     return resize_frames(frames, grid.size)
 
@@ -189,7 +193,7 @@ class Windows(Dataset):
 class TrainingClips(Dataset):
     """An endless sequence of random windows: item i of the run is a pure function of (seed, i).
 
-    Item i belongs to epoch i // len(logs); an epoch visits every log once, in a shuffled order. Items are addressed by
+    An epoch visits every log in proportion to its length, at least once, in a shuffled order. Items are addressed by
     their number in the whole run, so that any split over processes, workers and restarts sees the same clips.
     """
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from multisense.checkpoint import saved_step
 from multisense.embed import embed_logs
 from multisense.evaluate.ablation import ablate
 from multisense.evaluate.report import Findings, read_metrics, write_report
@@ -37,7 +38,8 @@ def demo(
     """Run the demo into the folder `out` and write results.json and report.html there; returns the path of the report.
 
     `overrides` are key.path=value of the configuration. What an earlier, interrupted demo finished in `out` is used
-    again. Raises ConfigError if `out` holds a run that was made with another configuration.
+    again. Raises ConfigError if `out` holds a run that was made with another configuration, InterruptedError when the
+    training was asked to stop.
     """
     out, seconds = Path(out), dict[str, float]()
     training, held_out, trained = out / "logs" / "train", out / "logs" / "test", out / "run"
@@ -46,7 +48,12 @@ def demo(
         simulate_tabletop(held_out, test_episodes, SECONDS, seed + 1)
     with _timed("train", seconds):
         given = (f"data.train={training}", f"data.test={held_out}", f"train.seed={seed}", *overrides)
-        train(load_config(demo_config(), given), trained, resume=(trained / "run.json").exists())
+        config = load_config(demo_config(), given)
+        train(config, trained, resume=(trained / "run.json").exists())
+    if saved_step(trained) < config.train.steps:
+        raise InterruptedError(
+            f"stopped at step {saved_step(trained)} of {config.train.steps}; the same command goes on from there"
+        )
     run, logs = open_run(trained), open_logs(held_out)
     with _timed("embed", seconds):
         embed_logs(run, logs, out / "embeddings.h5")

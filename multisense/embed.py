@@ -78,11 +78,13 @@ def embed_logs(
     (N, K, F) with `times_s` (K,) relative to the start, `valid/<name>` (N,). Logs already done are kept. `shard` (i, n)
     embeds every n-th log only, for n processes at once; a last call without it gathers them.
 
-    Raises ValueError if a window is not the run's clip length, if `out` was made with other settings or weights, or if
-    logs lack or mis-shape the run's sensors. A log that turns out unreadable is quarantined: the report and the file's
-    attribute `quarantined` say which and why, together with those given as `quarantined`.
+    Raises ValueError if a window is not the run's clip length, if `out` was made with other settings or weights, if a
+    sensor asked for is in none of the logs, or if a log's sensor is not of the shape, rate, channels or units that the
+    run was trained on. A sensor that some logs lack is not valid there. A log that turns out unreadable is quarantined:
+    the report and the file's attribute `quarantined` say which and why, together with those given as `quarantined`.
     """
     check_logs(run.config, run.grids, logs)
+    _refuse_missing(run, logs, sensors)
     settings = _settings(run, window_s, stride_s, sensors)
     groups = _group_names(logs)
     done = _Parts(Path(out), settings)
@@ -99,6 +101,17 @@ def embed_logs(
         return EmbedReport(Path(out), done.windows(groups), unreadable, complete=False)
     done.gather(groups, run.provenance, unreadable)
     return EmbedReport(Path(out), done.windows(groups), unreadable, complete=True)
+
+
+def _refuse_missing(run: Run, logs: Sequence[SensorLog], sensors: Sequence[str] | None) -> None:
+    held = {name for log in logs for name in log.sensors}
+    missing = [name for name in sensors or run.model.names if name in run.model.names and name not in held]
+    if missing:
+        others = ",".join(name for name in run.model.names if name in held)
+        raise LogError(
+            f"{run.path} was trained on {', '.join(run.model.names)}; none of the {len(logs)} logs has {missing}. To "
+            f"embed without: --sensors {others}"
+        )
 
 
 def batches(windows: Windows, batch_size: int = 32) -> DataLoader:

@@ -8,9 +8,10 @@ from einops import rearrange
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from multisense.clips import Grid
+from multisense.clips import Grid, Windows, collate
 from multisense.config import Config
 from multisense.layers import Place, Transformer
+from multisense.logs.base import SensorLog
 from multisense.modalities import modality
 from multisense.modalities.base import PatchTokenizer, SensorConfig
 from multisense.types import Batch, TokenBatch, TokenLayout
@@ -37,6 +38,8 @@ class Embedding:
     """(B, K, F) pooled over the tokens of one step of time."""
     times_s: Tensor
     """(K,) centres of the steps, clip-relative."""
+    time_valid: Tensor
+    """(B, K) whether a step has any valid token."""
     valid: Mapping[str, Tensor]
     """(B,) whether the sensor has any valid token."""
 
@@ -119,14 +122,24 @@ class MultiSense(nn.Module):
         return self.encoder(kept, valid, self.time_s[keep], self.place[keep])[-1], valid
 
     @torch.no_grad()
-    def embed(self, batch: Batch, sensors: Sequence[str] | None = None) -> Embedding:
-        """Fused, per-sensor and per-time vectors of a batch, from the given sensors alone (all by default)."""
+    def embed(self, given: Batch | SensorLog, sensors: Sequence[str] | None = None) -> Embedding:
+        """Fused, per-sensor and per-time vectors from the given sensors alone (all by default).
+
+        Of a batch, or of a log: then B are its windows, one clip after the other from where its sensors begin.
+        """
+        batch = given if isinstance(given, Batch) else self._windows(given)
         training = self.training
         self.eval()
         tokens = self.tokenize(batch.only(None if sensors is None else list(sensors)))
         embedding = self.pool(self.encode(tokens)[-1], tokens.valid)
         self.train(training)
         return embedding
+
+    def _windows(self, log: SensorLog) -> Batch:
+        windows = Windows([log], {n: self.tokenizer(n).grid for n in self.names}, self.seconds, self.seconds)
+        if not len(windows):
+            raise ValueError(f"{log.path}: shorter than one clip of {self.seconds} s")
+        return collate([windows[i] for i in range(len(windows))]).to(self.time_s.device)
 
     def pool(self, latents: Tensor, valid: Tensor) -> Embedding:
         """Pool latents (B, T, D) by sensor and by step of time, over valid tokens only."""
@@ -135,10 +148,12 @@ class MultiSense(nn.Module):
         step = (self.time_s / self.seconds * steps).long().clamp(max=steps - 1)
         of_step = step[None] == torch.arange(steps, device=latents.device)[:, None]
         sensors, there = pool_groups(latents, valid, of_sensor)
+        moments, then = pool_groups(latents, valid, of_step)
         return Embedding(
             fused=sensors.flatten(1),
             per_sensor={name: sensors[:, i] for i, name in enumerate(self.names)},
-            per_time=pool_groups(latents, valid, of_step)[0],
+            per_time=moments,
+            time_valid=then,
             times_s=(torch.arange(steps, device=latents.device) + 0.5) * self.seconds / steps,
             valid={name: there[:, i] for i, name in enumerate(self.names)},
         )

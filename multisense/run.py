@@ -131,13 +131,14 @@ def check_logs(config: RunConfig, grids: Mapping[str, Grid], logs: Sequence[Sens
             raise LogError(f"{log.path}: expected some of the sensors {list(grids)}, found {list(log.sensors)}")
         for name in set(grids) & set(log.sensors):
             found = config.sensors[name].grid(log.sensors[name], config.data.clip_seconds)
-            for what in ("shape", "dtype", "rate_hz"):
-                if getattr(found, what) != getattr(grids[name], what):
+            for what in ("shape", "dtype", "rate_hz", "channels", "units"):
+                theirs, ours = getattr(found, what), getattr(grids[name], what)
+                unknown = what in ("channels", "units") and not (theirs and ours)
+                if theirs != ours and not unknown:
+                    help = f"; set sensors.{name}.rate_hz or size to bring them together"
                     raise LogError(
-                        f"{log.path}: sensor '{name}' has {what} {getattr(found, what)}, the run was made for "
-                        f"{getattr(grids[name], what)}; set sensors.{name}.rate_hz or size to bring them together"
-                        if what != "dtype"
-                        else f"{log.path}: sensor '{name}' holds {found.dtype}, the run was made for {grids[name].dtype}"
+                        f"{log.path}: sensor '{name}' has {what} {theirs}, the run was made for {ours}"
+                        f"{help if what in ('shape', 'rate_hz') else ''}"
                     )
 
 
@@ -265,10 +266,14 @@ def write_atomically(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def create_run(path: Path, config: RunConfig, grids: Mapping[str, Grid], logs: Sequence[SensorLog]) -> None:
-    """Make the folder of a new run; refuse one that holds a run already."""
+def refuse_existing(path: Path) -> None:
     if (path / "run.json").exists():
         raise ConfigError(f"{path}: already holds a run; continue it with --resume, or choose another --out")
+
+
+def create_run(path: Path, config: RunConfig, grids: Mapping[str, Grid], logs: Sequence[SensorLog]) -> None:
+    """Make the folder of a new run; refuse one that holds a run already."""
+    refuse_existing(path)
     path.mkdir(parents=True, exist_ok=True)
     write_atomically(path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config.tree())))
     body = {"grids": {name: asdict(grid) for name, grid in grids.items()}, "provenance": provenance(config, logs)}
@@ -288,7 +293,8 @@ def read_run(path: Path) -> tuple[RunConfig, dict[str, Grid], dict[str, Any]]:
 
 def _grid(values: dict[str, Any]) -> Grid:
     size = values["size"]
-    return Grid(**{**values, "shape": tuple(values["shape"]), "size": None if size is None else tuple(size)})
+    lists = {name: tuple(values[name]) for name in ("shape", "channels") if name in values}
+    return Grid(**{**values, **lists, "size": None if size is None else tuple(size)})
 
 
 def open_run(path: Path | str, device: str = "cpu") -> Run:

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.data import DataLoader, Sampler
 
 from multisense.checkpoint import load_checkpoint, save_checkpoint
-from multisense.clips import InMemory, TrainingClips, collate
+from multisense.clips import Grid, InMemory, TrainingClips, collate
 from multisense.logs import open_logs
 from multisense.logs.base import LogError, SensorLog
 from multisense.masking import draw_masks
@@ -31,6 +31,7 @@ from multisense.run import (
     create_run,
     fit_statistics,
     make_grids,
+    refuse_existing,
     resume_differs,
 )
 
@@ -39,10 +40,16 @@ console = Console(stderr=True)
 
 def train(config: RunConfig, out: Path | str, resume: bool = False) -> Path:
     """Train `config` into the run folder `out`; with `resume`, go on from its last checkpoint. Returns the folder."""
-    out, settings = Path(out), config.train
+    out, settings, logs = Path(out), config.train, training_logs(config)
     accelerator = make_accelerator(settings, out)
-    clips = open_clips(config, out, resume, accelerator)
-    objective = build_objective(config, clips.grids)
+    grids = make_grids(config, logs)
+    check_logs(config, grids, logs)
+    if resume:
+        resume_differs(out, config, logs)
+    else:
+        refuse_existing(out)
+    clips = open_clips(config, grids, logs, accelerator)
+    objective = build_objective(config, grids)
     if not resume:
         fit_statistics(objective.student, clips, count=min(256, max(len(clips), 16)))
         copy_statistics(objective.student, objective.teacher)
@@ -54,6 +61,10 @@ def train(config: RunConfig, out: Path | str, resume: bool = False) -> Path:
     parallel, optimizer = accelerator.prepare(objective, optimizer)
     parallel.train()
     forward = torch.compile(parallel) if settings.compile else parallel
+    if not resume:  # only now, when all that could be wrong with configuration and data has been looked at
+        save_checkpoint(out, objective, optimizer, 0, accelerator)
+        if accelerator.is_main_process:
+            create_run(out, config, grids, logs)
 
     metrics, batches = MetricsFile(out, accelerator, first), iter(loader)
     with StopSignal() as stop, metrics.progress(settings.steps, first) as show:
@@ -107,21 +118,19 @@ def make_accelerator(settings: TrainConfig, out: Path) -> Accelerator:
     return accelerator
 
 
-def open_clips(config: RunConfig, out: Path, resume: bool, accelerator: Accelerator) -> TrainingClips:
-    """The training clips of a run whose folder is made, or checked against the run that is to go on."""
-    logs = training_logs(config)
-    grids = make_grids(config, logs)
-    check_logs(config, grids, logs)
-    if resume:
-        resume_differs(out, config, logs)
-    elif accelerator.is_main_process:
-        create_run(out, config, grids, logs)
-    accelerator.wait_for_everyone()
+def open_clips(
+    config: RunConfig, grids: Mapping[str, Grid], logs: Sequence[SensorLog], accelerator: Accelerator
+) -> TrainingClips:
+    """The training clips; says how many logs are too short to give any."""
     if config.data.in_memory:
         shown = track(logs, "reading", console=console, transient=True, disable=not accelerator.is_main_process)
         logs = [InMemory(log, grids) for log in shown]
     length = config.train.steps * config.train.batch_size
-    return TrainingClips(logs, grids, config.data.clip_seconds, config.train.seed, length)
+    clips = TrainingClips(logs, grids, config.data.clip_seconds, config.train.seed, length)
+    short = sorted({log.name for log in logs} - {log.name for log in clips.logs})
+    if short and accelerator.is_main_process:
+        console.print(f"{len(short)} of {len(logs)} logs are shorter than a clip and not trained on: {short[:5]}")
+    return clips
 
 
 def training_logs(config: RunConfig) -> list[SensorLog]:
@@ -188,7 +197,13 @@ def make_loader(clips: TrainingClips, sampler: StepSampler, config: RunConfig) -
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_ignore_interrupt,
     )
+
+
+def _ignore_interrupt(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the training process alone decides when to stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class StopSignal:
@@ -227,8 +242,9 @@ class MetricsFile:
         self.clock, self.last_step = time.perf_counter(), first
         if accelerator.is_main_process and self.path.exists():
             # A resumed run writes the steps after its checkpoint again; the old lines of those steps go.
-            lines = [line for line in self.path.read_text().splitlines() if json.loads(line)["step"] <= first]
-            self.path.write_text("".join(line + "\n" for line in lines))
+            # A line that a kill cut short goes, too.
+            whole = [line for line in self.path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+            self.path.write_text("".join(line for line in whole if json.loads(line)["step"] <= first))
         accelerator.init_trackers("tracking")
 
     def write(self, step: int, values: Mapping[str, float], rate: float, settings: TrainConfig) -> None:

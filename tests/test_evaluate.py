@@ -8,7 +8,7 @@ from sklearn.metrics import balanced_accuracy_score, r2_score
 
 from multisense.evaluate.bench import bench
 from multisense.evaluate.probe import RIDGE_STRENGTHS, _RidgePath, predict
-from multisense.evaluate.raw import DIMENSIONS, compress, joint, raw_features
+from multisense.evaluate.raw import compress, joint, raw_features
 from multisense.evaluate.retrieval import galleries, ranks, skill, summary
 from multisense.evaluate.scores import constant, mean_score, resamples, score
 from multisense.evaluate.windows import Target, label_names, targets, window_values
@@ -241,7 +241,7 @@ def test_compressed_raw_features_keep_what_varies_and_fit_on_training_windows_on
     train, test = compress({"a": wide[:80], "b": wide[:80]}, {"a": wide[80:], "b": 1e3 * wide[80:]}, ["a", "b"])
     assert r2_score(hidden[80:], Ridge(1e-3).fit(train["a"], hidden[:80]).predict(test["a"])) > 0.99
     np.testing.assert_array_equal(train["a"], train["b"])
-    assert joint({"a": np.zeros((1, 300)), "b": np.zeros((1, 300))}, ["a", "b"]).shape == (1, DIMENSIONS)
+    assert joint({"a": np.zeros((1, 30)), "b": np.ones((1, 20))}, ["a", "b"]).sum() == 20
 
 
 # --- retrieval
@@ -258,6 +258,15 @@ def test_retrieval_finds_an_identity_and_is_at_chance_on_noise():
     assert noise["recall"]["10"]["chance"] == 0.05
     assert noise["recall"]["10"]["mean"] < 0.12
     assert abs(noise["median_rank"] - noise["chance_rank"]) < 20
+
+
+def test_a_dimension_that_stands_still_is_left_out_of_the_score():
+    rng = np.random.default_rng(20)
+    truth = np.column_stack([rng.normal(size=40), np.full(40, 0.3)])
+    guess, log = truth + rng.normal(size=truth.shape) * 0.1, np.repeat(np.arange(8), 5)
+    target, alone = (Target("x", values, np.ones(40, bool), False) for values in (truth, truth[:, :1]))
+    weights = resamples(8, 50)
+    assert score(target, guess, log, weights).value == score(alone, guess[:, :1], log, weights).value
 
 
 def test_a_constant_prediction_gains_nothing():

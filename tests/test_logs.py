@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import time
@@ -137,6 +138,13 @@ def test_fingerprint_changes_with_the_files(body: Path) -> None:
     assert open_log(body).fingerprint() == before
     write_video(str(body.with_name("body.camera.mp4")), camera(21).data, 20)
     assert open_log(body).fingerprint() != before
+
+
+def test_a_copy_has_the_fingerprint_of_the_original(body: Path, tmp_path: Path) -> None:
+    (tmp_path / "copy").mkdir()
+    for file in (body, body.with_name("body.camera.mp4")):
+        shutil.copyfile(file, tmp_path / "copy" / file.name)
+    assert open_log(tmp_path / "copy" / body.name).fingerprint() == open_log(body).fingerprint()
 
 
 # Ranges and clocks

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import body_log, body_tree
 
-from multisense.clips import collate, read_clip
+from multisense.clips import collate, read_clip, window_starts
 from multisense.model import MultiSense, pool_groups
 from multisense.run import build_model, make_grids, parse_config
 from multisense.types import Batch, TokenBatch
@@ -204,6 +204,21 @@ def test_embedding_leaves_the_model_in_its_mode():
     model.eval()
     model.embed(batch)
     assert not model.training
+
+
+def test_a_log_is_embedded_clip_by_clip():
+    model, _ = body()
+    log = body_log(0)
+    grids = {name: model.tokenizer(name).grid for name in SENSORS}
+    clips = [read_clip(log, float(start), grids, 1.0) for start in window_starts(log, 1.0, 1.0, SENSORS)]
+    assert len(clips) > 1
+    ours, theirs = model.embed(log), model.embed(collate(clips))
+    assert torch.equal(ours.fused, theirs.fused)
+    assert ours.time_valid.all()
+    short = model.embed(
+        collate([replace(clips[0], valid={n: v & (v.cumsum(0) < 1) for n, v in clips[0].valid.items()})])
+    )
+    assert not short.time_valid.any()
 
 
 def test_pooling_by_hand():

@@ -1,6 +1,7 @@
 """The loss means what it says, the teacher follows, and a little training predicts one sense from another."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -134,7 +135,30 @@ def test_targets_are_standardised_from_the_next_step_on():
     objective.update_teacher(10_000_000)
     after = objective.targets(batch)[0]
     torch.testing.assert_close(after.mean(0), torch.zeros_like(after[0]), atol=1e-2, rtol=0)
-    assert after.std(0, correction=0).median() == pytest.approx(1, abs=1e-2)
+    latents = objective._teacher_latents(objective.teacher.tokenize(batch))
+    variance = latents.var(0, correction=0)
+    expected = (variance / ((8 * variance + 1) / 9)).sqrt()
+    torch.testing.assert_close(after.std(0, correction=0), expected, atol=1e-2, rtol=0)
+
+
+def test_a_sensor_that_is_hardly_ever_there_keeps_its_scale():
+    scale, generator = TargetScale(2, 3), torch.Generator().manual_seed(0)
+    often, seldom = torch.randn(200, 4, 2, 3, generator=generator), torch.tensor([[True, False]] * 4)
+    both = torch.ones(4, 2, dtype=torch.bool)
+    for step, latents in enumerate(often):
+        scale.observe(latents, both if step == 0 else seldom)
+        scale.update()
+    # The second token was seen in the first step alone, 199 steps ago.
+    assert 0.3 < scale(often[1])[:, 1].abs().mean() < 2
+
+
+def test_a_mask_that_hides_nothing_is_passed_over():
+    objective, batch = body(signal=1.0)
+    one, other = masks_of(objective)[:2]
+    nothing = replace(one, target=one.target[:, :0], columns={})
+    assert objective(batch, [nothing, other]).total == objective(batch, [other]).total
+    with pytest.raises(ValueError, match=r"the masks hide no token at all"):
+        objective(batch, [nothing])
 
 
 def test_moments_do_not_depend_on_how_a_step_is_cut_and_skip_what_is_absent():
@@ -150,7 +174,9 @@ def test_moments_do_not_depend_on_how_a_step_is_cut_and_skip_what_is_absent():
     torch.testing.assert_close(whole.moments, halves.moments)
     for token in range(3):
         own = latents[valid[:, token], token]
-        expected = (own - own.mean(0)) / own.std(0, correction=0)
+        # As if one more had been seen, of unit variance.
+        variance = (len(own) * own.var(0, correction=0) + 1) / (len(own) + 1)
+        expected = (own - own.mean(0)) / variance.sqrt()
         torch.testing.assert_close(whole(latents)[valid[:, token], token], expected, atol=1e-4, rtol=1e-3)
     # Old steps fade: a constant shift of all that comes moves the mean to itself.
     for _ in range(300):

@@ -283,7 +283,7 @@ def test_logs_that_do_not_match_the_run_are_told(body_config: RunConfig, body_lo
     slow.streams["arm"] = ("proprio", 50.0, *slow.streams["arm"][2:])
     with pytest.raises(LogError, match=r"'arm' has rate_hz 50.0, the run was made for 100.0; set sensors.arm.rate_hz"):
         check_logs(body_config, grids, [slow])
-    with pytest.raises(LogError, match=r"'eye' holds float32, the run was made for uint8"):
+    with pytest.raises(LogError, match=r"'eye' has dtype float32, the run was made for uint8"):
         check_logs(body_config, grids, [changed(body_log(0), "eye", lambda d: d.astype(np.float32))])
     bare = replace(body_log(0), streams={"nose": body_log(0).streams["arm"]})
     with pytest.raises(LogError, match=r"memory:body-000: expected some of the sensors .* found \['nose'\]"):

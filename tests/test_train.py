@@ -271,7 +271,7 @@ mixed_precision: 'no'
 def test_two_processes_are_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     config = written(tmp_path)
     (tmp_path / "two.yaml").write_text(TWO_PROCESSES)
-    overrides = ["train.batch_size=8", "train.steps=3"]
+    overrides = ["train.batch_size=8", "train.steps=3", "objective.signal=1.0", "objective.contrast=0.5"]
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(tmp_path / "two.yaml")]
     program = command(config, tmp_path / "two", overrides)
     two = subprocess.run([*launch, *program], env=environment(), capture_output=True, text=True, timeout=300)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from sklearn.exceptions import ConvergenceWarning
@@ -29,6 +30,7 @@ from multisense.evaluate.table import Tree, describe, key, rich_table, subsets, 
 from multisense.evaluate.windows import SignalLabels, label_names, targets
 from multisense.logs.base import SensorLog
 from multisense.logs.open import open_logs
+from multisense.modalities import touch
 from multisense.run import Run, check_logs, open_run, untrained_model
 from multisense.train import training_logs
 
@@ -48,9 +50,9 @@ def ablate(
 ) -> Tree:
     """Probe every subset of the run's sensors on `test_logs` and write ablation.json, .csv and .png into `out`.
 
-    Probes are trained on `train_logs`, by default the run's own training logs or, where those are gone, on 70 % of the
-    given logs; no log may be in both. Logs that the run holds out by name (`data.hold_out`) are picked from those
-    given. Logs without any label are probed for what their vector sensors do (`SignalLabels`). Windows are the run's
+    Probes are trained on `train_logs`, by default the run's own training logs or, where those are gone (which is said),
+    on 70 % of the given logs; no log may be in both. Logs that the run holds out by name (`data.hold_out`) are picked
+    from those given. Logs without any label are probed for what their vector sensors do (`SignalLabels`). Windows are the run's
     clips at `stride_s` (half a clip by default). Returns the tree of ablation.json.
     """
     if train_logs is None:
@@ -72,16 +74,27 @@ def ablate(
     return tree
 
 
-def ablate_path(run: Path, logs: str | Path, out: Path, stride_s: float | None = None) -> Table:
-    """`ablate` for the run in folder `run` and the logs at the path `logs`, as a table to print."""
+def ablate_path(run: Path, logs: str | Path | None, out: Path, stride_s: float | None = None) -> Table:
+    """`ablate` for the run in folder `run` and the logs at the path `logs`, as a table to print.
+
+    Where no path is given: the run's `data.test`, or its `data.train` if it holds logs of it out.
+    """
     opened = open_run(run, device="cuda" if torch.cuda.is_available() else "cpu")
+    data = opened.config.data
+    logs = logs or data.test or (data.train if data.hold_out else None)
+    if logs is None:
+        raise ValueError(f"{run}: its configuration names no held-out logs (data.test); give their path")
     return rich_table(ablate(opened, open_logs(logs), out, stride_s=stride_s))
 
 
 def _probe_logs(run: Run, given: Sequence[SensorLog]) -> tuple[Sequence[SensorLog], Sequence[SensorLog]]:
     data = run.config.data
+    held_out = [log for log in given if log.name in data.hold_out]
     if Path(data.train).exists():
-        return training_logs(run.config), [log for log in given if log.name in data.hold_out] or given
+        return training_logs(run.config), held_out or given
+    Console(stderr=True).print(f"The run's training logs ({data.train}) are gone: probes are trained on given logs.")
+    if held_out and len(held_out) < len(given):
+        return [log for log in given if log not in held_out], held_out
     if len(given) < 3:
         raise ValueError(
             f"the run's training logs ({data.train}) are gone, and {len(given)} log(s) are too few to train "
@@ -126,11 +139,14 @@ def _features(run: Run, windows: Windows, seed: int, batch_size: int) -> Feature
     untrained = untrained_model(run, seed).to(run.model.time_s.device)
     singles_and_all = list(dict.fromkeys([*((name,) for name in names), names]))
     rates_hz = {name: grid.rate_hz for name, grid in run.grids.items()}
+    scales = {
+        n: float(s.log_scale) for n, s in run.config.sensors.items() if isinstance(s, touch.Config) and s.log_scale
+    }
     parts: list[Features] = []
     for batch in track(batches(windows, batch_size), "embedding subsets", transient=True):
         here = {f"fused:{key(s)}": x for s, x in embed_subsets(run.model, batch, subsets(names)).items()}
         here |= {f"untrained:{key(s)}": x for s, x in embed_subsets(untrained, batch, singles_and_all).items()}
-        here |= {f"raw:{name}": x for name, x in raw_features(batch, rates_hz).items()}
+        here |= {f"raw:{name}": x for name, x in raw_features(batch, rates_hz, scales).items()}
         parts.append(here)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

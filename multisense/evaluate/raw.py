@@ -1,8 +1,8 @@
 """The baseline that learned features must beat: the signals themselves, resampled, flattened and compressed by PCA.
 
-Made strong on purpose. Frames become ten colour pictures of 16x16, sound becomes log-mel energies (nobody would probe a
-waveform), everything else is averaged into steps of a twentieth of the window. PCA and scaling are fitted on training
-windows only.
+Frames become ten colour pictures of 16x16, sound becomes log-mel energies (nobody would probe a waveform), everything
+else is averaged into steps of a twentieth of the window, on the logarithmic scale where the run's sensor has one. PCA
+and scaling are fitted on training windows only.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,14 +19,21 @@ from multisense.types import Batch
 FRAMES, PIXELS = 10, 16
 STEPS, MELS = 20, 40
 DIMENSIONS = 256
-"""Of the compressed features of all sensors together; a single sensor may use them all."""
+"""Of the compressed features of one sensor, at most."""
 SOUND_HZ = 2000
 """A vector sampled faster than this is looked at as a spectrogram."""
 
 
-def raw_features(batch: Batch, rates_hz: Mapping[str, float]) -> dict[str, np.ndarray]:
-    """{sensor: (B, D) float32} from a batch on grids of `rates_hz`; NaN where a sensor gave nothing."""
-    return {name: _raw(batch.values[name], batch.valid[name], rates_hz[name]) for name in batch.values}
+def raw_features(
+    batch: Batch, rates_hz: Mapping[str, float], log_scales: Mapping[str, float] | None = None
+) -> dict[str, np.ndarray]:
+    """{sensor: (B, D) float32} from a batch on grids of `rates_hz`; NaN where a sensor gave nothing.
+
+    `log_scales` of a sensor: asinh(value / scale) in the place of its values.
+    """
+    scales = log_scales or {}
+    values = {n: torch.asinh(x / scales[n]) if n in scales else x for n, x in batch.values.items()}
+    return {name: _raw(values[name], batch.valid[name], rates_hz[name]) for name in values}
 
 
 def _raw(values: torch.Tensor, valid: torch.Tensor, rate_hz: float) -> np.ndarray:
@@ -81,17 +88,14 @@ def _averaged(flat: torch.Tensor, valid: torch.Tensor, steps: int) -> tuple[torc
 def compress(
     train: Mapping[str, np.ndarray], test: Mapping[str, np.ndarray], sensors: Sequence[str]
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Standardised and PCA-compressed raw features of each sensor, at most DIMENSIONS wide, for both sets of windows.
-
-    Components are ordered by variance, so `joint` may take the first of each sensor.
-    """
+    """Standardised and PCA-compressed raw features of each sensor, at most DIMENSIONS wide, for both sets of windows."""
     both = {name: _compress(train[name], test[name]) for name in sensors}
     return {name: pair[0] for name, pair in both.items()}, {name: pair[1] for name, pair in both.items()}
 
 
 def joint(features: Mapping[str, np.ndarray], sensors: Sequence[str]) -> np.ndarray:
-    """All sensors side by side, each with an equal share of DIMENSIONS."""
-    return np.concatenate([features[name][:, : DIMENSIONS // len(sensors)] for name in sensors], axis=1)
+    """All sensors side by side."""
+    return np.concatenate([features[name] for name in sensors], axis=1)
 
 
 def _compress(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -79,12 +79,13 @@ def _r2_sums(truth: np.ndarray, predicted: np.ndarray, log: np.ndarray, logs: in
 
 
 def _r2(sums: np.ndarray) -> np.ndarray:
-    """(K, 4, D) -> (K,): 1 - error / variance, averaged over dimensions."""
+    """(K, 4, D) -> (K,): 1 - error / variance, averaged over the dimensions that vary."""
     count, total, squares, error = np.moveaxis(sums, 1, 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         spread = squares - total**2 / count
         r2 = 1 - error / np.where(spread > 1e-12 * squares, spread, np.nan)
-    return r2.mean(axis=1)
+    varies = np.isfinite(r2)
+    return np.where(varies.any(axis=1), np.where(varies, r2, 0).sum(axis=1) / np.maximum(varies.sum(axis=1), 1), np.nan)
 
 
 def _recall_sums(truth: np.ndarray, predicted: np.ndarray, log: np.ndarray, logs: int) -> np.ndarray:

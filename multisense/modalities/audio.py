@@ -6,6 +6,7 @@ import torch
 from einops import rearrange
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
+from torch.nn.functional import max_pool1d
 from torchaudio.transforms import MelSpectrogram
 
 from multisense.clips import Grid, Resample
@@ -52,9 +53,17 @@ class Tokenizer(PatchTokenizer):
             patch = (samples(config.patch_s, grid.rate_hz / self.hop), config.patch_mels, 1)
         super().__init__(grid, shape, patch, width, config.stem, (shape[1], 1), (shape[1], 1))
         self.mel = None if config.waveform else _mel(config, grid.rate_hz, self.hop)
+        self.reach = 0 if config.waveform else samples(config.window_s / 2, grid.rate_hz)
 
     def token_seconds(self) -> float:
         return self.patch[0] * self.hop / self.grid.rate_hz
+
+    def token_valid(self, valid: Tensor) -> Tensor:
+        """As for every kind; but a spectrum hears half a window beyond its token on either side."""
+        if self.reach == 0:
+            return super().token_valid(valid)
+        missing = max_pool1d((~valid).float()[:, None], 2 * self.reach + 1, stride=1, padding=self.reach)
+        return super().token_valid(missing[:, 0] == 0)
 
     def signal(self, values: Tensor) -> Tensor:
         sound = values if values.ndim == 3 else values[..., None]

@@ -1,7 +1,7 @@
 """What every kind of sensor shares: its configuration, and patches -> tokens.
 
-A modality is a module with `Config` (a `SensorConfig`), `Tokenizer` (a `PatchTokenizer`) and `example(config, generator)`,
-which makes plausible input. Adding a kind is adding such a file: here, or as an installed module `multisense_<kind>`.
+A modality is a module with `Config` (a `SensorConfig`), `Tokenizer` (a `PatchTokenizer`) and `example(generator)`, which makes
+plausible input. Adding a kind is adding such a file: here, or as an installed module `multisense_<kind>`.
 """
 
 import math
@@ -40,7 +40,18 @@ class SensorConfig(Config):
         tolerance = self.tolerance_s or 1.5 / min(rate, info.rate_hz)
         dtype = "uint8" if info.dtype == "uint8" and self.resample == "nearest" else "float32"
         count = max(round(seconds * rate), 1)
-        return Grid(info.name, self.kind, rate, count, info.shape, dtype, self.resample, tolerance)
+        return Grid(
+            info.name,
+            self.kind,
+            rate,
+            count,
+            info.shape,
+            dtype,
+            self.resample,
+            tolerance,
+            channels=info.channels,
+            units=info.units,
+        )
 
 
 class Stem(nn.Module):

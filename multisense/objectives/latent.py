@@ -98,8 +98,9 @@ class TargetScale(nn.Module):
     def standardise(self, targets: Tensor, tokens: Tensor | slice, channels: slice) -> Tensor:
         """The same for some token positions and channels alone."""
         count, _, squares = self.moments[:, tokens][..., channels]
-        known, mean = count > 0, self.mean()[tokens][..., channels]
-        variance = torch.where(known, squares / count.clamp(min=1e-6) - mean**2, 1.0)
+        mean = self.mean()[tokens][..., channels]
+        # As if one more had been seen, of unit variance: what was seen once or twice has no variance of its own.
+        variance = (squares - count * mean**2 + 1) / (count + 1)
         return (targets - mean) / variance.clamp(min=1e-4).sqrt()
 
     def observe(self, targets: Tensor, valid: Tensor) -> None:
@@ -110,7 +111,8 @@ class TargetScale(nn.Module):
         """Take in what was observed since the last update, on every process."""
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(self.fresh)
-        self.moments.mul_(self.DECAY).add_(self.fresh)
+        # What is absent for a while is not forgotten: the moments would fade to nothing.
+        self.moments.copy_(torch.where(self.fresh[0] > 0, self.moments * self.DECAY, self.moments) + self.fresh)
         self.fresh.zero_()
 
 
@@ -173,6 +175,8 @@ class LatentPrediction(nn.Module):
         contrast: list[Tensor] = []
         signals = [coarse(patches[name]) for name in self.student.names] if self.config.signal else []
         for mask in masks:
+            if not mask.columns:  # sensors of a single token each, of which nothing is hidden
+                continue
             context, valid = self.student.encode_kept(tokens, mask.keep)
             hidden = self.predictor(self.student, context, valid, mask)
             prediction = self.predictor.outward(hidden)
@@ -243,15 +247,18 @@ class LatentPrediction(nn.Module):
     def _contrasts(self, prediction: Tensor, target: Tensor, valid: Tensor, mask: Mask) -> list[Tensor]:
         """Per target sensor, cross-entropy of finding a clip's own latents among those of the batch by its prediction.
 
-        Predicting the mean costs an L1 loss little where most clips are quiet; it cannot tell one clip from another.
+        The batch is that of all processes; with `train.accumulate` it is the micro-batch. Predicting the mean costs an L1
+        loss little where most clips are quiet; it cannot tell one clip from another.
         """
         losses = []
         for own in mask.columns.values():
             there = valid[:, own, None].to(target.dtype)
             query, gallery = (F.normalize((x[:, own].float() * there).flatten(1), dim=1) for x in (prediction, target))
+            gallery, first = of_all_processes(gallery)
             logits = query @ gallery.T / TEMPERATURE
             known = (there.sum((1, 2)) > 0).to(logits.dtype)
-            each = F.cross_entropy(logits, torch.arange(len(logits), device=logits.device), reduction="none")
+            number = first + torch.arange(len(logits), device=logits.device)
+            each = F.cross_entropy(logits, number, reduction="none")
             losses.append((each * known).mean())
         return losses
 
@@ -304,6 +311,15 @@ class LatentPrediction(nn.Module):
         alone = self._top(self.teacher.encode_sensor(tokens, target))
         truth = self.predictor.scale.standardise(alone, wanted, slice(alone.shape[-1], None))
         return own(prediction), truth, tokens.valid[:, wanted] & valid.any(1)[:, None]
+
+
+def of_all_processes(rows: Tensor) -> tuple[Tensor, int]:
+    """The rows (B, F) of every process, in order of rank, and where our own begin. Gradients do not pass."""
+    if not torch.distributed.is_initialized():
+        return rows, 0
+    parts = [torch.empty_like(rows) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(parts, rows.contiguous())
+    return torch.cat(parts), torch.distributed.get_rank() * len(rows)
 
 
 def coarse(patches: Tensor) -> Tensor:

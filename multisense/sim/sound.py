@@ -21,10 +21,12 @@ BETA_L = np.array([4.730040744862704, 7.853204624095838, 10.99560783800167,
 """Roots of cos(x) cosh(x) = 1: bending modes of a bar with free ends (Blevins, 1979, table 8-1)."""
 STRIKE_LEVEL = 0.20
 """Peak pressure per m/s of closing speed at 1 m, in full scale."""
-SCRAPE_LEVEL = 0.002
+SCRAPE_LEVEL = 0.0002
+"""A table nearly free of friction is nearly silent, or two ears would find the sliding object without an eye."""
 NOISE_RMS = 0.0008
 SLOWEST_M_S = 0.02
-GAIN = {"tip": 1.0, "object": 0.5, "wall": 0.3}
+GAIN = {"tip": 1.0, "object": 0.5, "wall": 0.03}
+"""How loud a strike is by what strikes: the springy walls are soft."""
 
 
 @dataclass(frozen=True)
