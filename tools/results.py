@@ -1,4 +1,4 @@
-"""Write an ablation as a page of docs/results: `python tools/results.py ABLATION.json docs/results/NAME.md --title ...`."""
+"""Write an ablation and its heat map as a page of docs/results: `python tools/results.py ABLATION.json docs/results/NAME.md --title ...`."""
 
 import argparse
 import json
@@ -49,12 +49,13 @@ def against_table(tree: dict[str, Any]) -> str:
     return table(["label", "fused - untrained", "fused - raw", "synergy: all - best single"], rows)
 
 
-def page(tree: dict[str, Any], title: str, command: str) -> str:
+def page(tree: dict[str, Any], title: str, command: str, picture: str) -> str:
     origin = tree["provenance"]
     made = {k: origin[k] for k in ("multisense", "code", "torch", "seed", "data", "logs") if k in origin}
     return "\n\n".join(
         [
             f"# {title}",
+            picture,
             f"Made by\n\n```bash\n{command.strip()}\n```",
             f"Provenance: {', '.join(f'{k} {v}' for k, v in made.items())}. Windows: {origin['ablation']['windows']}. "
             "Linear probes on held-out logs; brackets are 95 % bootstrap intervals over logs, paired for differences. "
@@ -78,7 +79,10 @@ def main() -> None:
     parser.add_argument("--command", required=True)
     given = parser.parse_args()
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(page(json.loads(given.ablation.read_text()), given.title, given.command))
+    drawn, shown = given.ablation.with_name("ablation.png"), given.out.with_suffix(".png")
+    shown.write_bytes(drawn.read_bytes())
+    picture = f"![Scores of every subset of senses]({shown.name})"
+    given.out.write_text(page(json.loads(given.ablation.read_text()), given.title, given.command, picture))
 
 
 if __name__ == "__main__":
