@@ -1,4 +1,5 @@
-"""Write an ablation and its heat map as a page of docs/results: `python tools/results.py ABLATION.json docs/results/NAME.md --title ...`."""
+"""Write an ablation and its heat map as a page of docs/results:
+`python tools/results.py ABLATION.json docs/results/NAME.md --title ... --command ...`."""
 
 import argparse
 import json
