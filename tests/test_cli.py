@@ -86,6 +86,7 @@ def test_what_a_user_got_wrong_is_a_sentence(folder: Path, monkeypatch, capsys, 
     for sentence in sentences:
         assert sentence in said
     assert "Traceback" not in said
+    assert not (tmp_path / "run" / "run.json").exists()  # so that the command, put right, may be given again
 
 
 def test_a_run_folder_is_never_overwritten(folder: Path, monkeypatch, capsys, tmp_path: Path):

@@ -7,6 +7,7 @@ import pytest
 from multisense.demo import demo, demo_config
 from multisense.evaluate.table import subsets
 from multisense.run import load_config
+from multisense.train import StopSignal
 
 TINY = (
     "train.steps=2",
@@ -20,7 +21,14 @@ TINY = (
 
 
 @pytest.mark.slow
-def test_the_demo_writes_a_report_and_results(tmp_path):
+def test_the_demo_writes_a_report_and_results(tmp_path, monkeypatch):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(InterruptedError, match="stopped at step 1 of 2; the same command"),
+    ):
+        patch.setattr(StopSignal, "agreed", lambda self, accelerator: True)
+        demo(tmp_path, train_episodes=8, test_episodes=4, overrides=TINY)
+    assert not (tmp_path / "report.html").exists()
     report = demo(tmp_path, train_episodes=8, test_episodes=4, overrides=TINY)
     assert report.read_text().startswith("<!doctype html>")
     results = json.loads((tmp_path / "results.json").read_text())

@@ -166,6 +166,9 @@ def test_what_cannot_be_embedded_is_refused_with_the_reason(run, body_logs, tmp_
         embed_logs(run, body_logs, out, sensors=["nose"])
     with pytest.raises(ValueError, match=r"two logs are named \['body-000'\]"):
         embed_logs(run, [body_logs[0], body_logs[0]], out)
+    deaf = [replace(log, streams={n: s for n, s in log.streams.items() if n != "ear"}) for log in body_logs]
+    with pytest.raises(LogError, match=r"none of the \d logs has \['ear'\]. To embed without: --sensors eye,pad,arm"):
+        embed_logs(run, deaf, out)
     kind, rate, times, joints = body_logs[0].streams["arm"]
     body_logs[0].streams = {**body_logs[0].streams, "arm": (kind, rate, times, joints[:, :2])}
     with pytest.raises(LogError, match=r"sensor 'arm' has shape \(2,\), the run was made for \(3,\)"):

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -130,6 +131,15 @@ def test_ablate_splits_the_given_logs_where_the_training_logs_are_gone(run, tmp_
     assert tree["provenance"]["ablation"]["logs"]["test"]["count"] == 3
     with pytest.raises(ValueError, match=r"training logs \(memory\) are gone, and 2 log\(s\) are too few"):
         ablate(run, logs[:2], tmp_path)
+
+
+def test_what_a_run_held_out_is_what_it_is_tested_on_even_where_its_training_logs_are_gone(run, tmp_path):
+    data = run.config.data.model_copy(update={"hold_out": ["body-001", "body-004"]})
+    holding = replace(run, config=run.config.model_copy(update={"data": data}))
+    tree = ablate(holding, [body_log(n) for n in range(6)], tmp_path)
+    logs = tree["provenance"]["ablation"]["logs"]
+    assert (logs["train"]["count"], logs["test"]["count"]) == (4, 2)
+    assert logs["test"]["first"] == "memory:body-001"
 
 
 def test_ablate_refuses_to_test_on_what_probes_were_trained_on(run, tmp_path):

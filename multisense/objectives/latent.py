@@ -324,8 +324,8 @@ def of_all_processes(rows: Tensor) -> tuple[Tensor, int]:
 
 def coarse(patches: Tensor) -> Tensor:
     """Patches (B, T, t, h, w, C) -> (B, T, F): the averages of their cells, of which there are at most CELLS."""
-    size = [min(n, most) for n, most in zip(patches.shape[2:5], CELLS, strict=True)]
-    cells = F.adaptive_avg_pool3d(rearrange(patches, "b n t h w c -> (b n) c t h w"), size)
+    t, h, w = (min(n, most) for n, most in zip(patches.shape[2:5], CELLS, strict=True))
+    cells = F.adaptive_avg_pool3d(rearrange(patches, "b n t h w c -> (b n) c t h w"), (t, h, w))
     return rearrange(cells, "(b n) c t h w -> b n (c t h w)", b=len(patches))
 
 
