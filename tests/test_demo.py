@@ -22,12 +22,10 @@ TINY = (
 
 @pytest.mark.slow
 def test_the_demo_writes_a_report_and_results(tmp_path, monkeypatch):
-    with (
-        monkeypatch.context() as patch,
-        pytest.raises(InterruptedError, match="stopped at step 1 of 2; the same command"),
-    ):
+    with monkeypatch.context() as patch:
         patch.setattr(StopSignal, "agreed", lambda self, accelerator: True)
-        demo(tmp_path, train_episodes=8, test_episodes=4, overrides=TINY)
+        with pytest.raises(InterruptedError, match="stopped at step 1 of 2; the same command"):
+            demo(tmp_path, train_episodes=8, test_episodes=4, overrides=TINY)
     assert not (tmp_path / "report.html").exists()
     report = demo(tmp_path, train_episodes=8, test_episodes=4, overrides=TINY)
     assert report.read_text().startswith("<!doctype html>")
