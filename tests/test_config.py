@@ -61,6 +61,8 @@ def test_an_override_may_bring_a_sensor_that_the_file_lacks(yaml: Path):
         ("sensors.ear.mels=5", "sensors.ear.kind: missing"),
         ("sensors=null", "sensors: expected a mapping of sensor names to settings, found None"),
         ("data.train=null", "data.train: input should be a valid string; found None"),
+        ("model.depth=true", "model.depth: value error, input should be a number; found True"),
+        ("data.in_memory=5", "data.in_memory: input should be a valid boolean"),
         ("model.depth", "override 'model.depth': expected key.path=value, for example model.depth=6"),
         ("=3", "override '=3': expected key.path=value"),
         ("model.depth=[1", "override 'model.depth=[1':"),
