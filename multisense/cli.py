@@ -75,7 +75,7 @@ def embed(
     from multisense.embed import embed_path
 
     chosen = None if sensors is None else sensors.split(",")
-    console.print(embed_path(run, logs, out, window, stride, chosen))
+    console.print(str(embed_path(run, logs, out, window, stride, chosen)))
 
 
 @app.command()
