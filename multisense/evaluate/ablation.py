@@ -5,7 +5,6 @@ model that learned nothing and as raw signals, say what the representation adds.
 """
 
 import hashlib
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -94,7 +93,7 @@ def _probe_logs(run: Run, given: Sequence[SensorLog]) -> tuple[Sequence[SensorLo
         return training_logs(run.config), held_out or given
     Console(stderr=True).print(f"The run's training logs ({data.train}) are gone: probes are trained on given logs.")
     if held_out and len(held_out) < len(given):
-        return [log for log in given if log not in held_out], held_out
+        return [log for log in given if log.name not in data.hold_out], held_out
     if len(given) < 3:
         raise ValueError(
             f"the run's training logs ({data.train}) are gone, and {len(given)} log(s) are too few to train "
@@ -168,11 +167,11 @@ def _probe(names: tuple[str, ...], kept: Bench, train: Features, test: Features)
 
 
 def _scores(kept: Bench, train: Features, test: Features) -> dict[str, Mapping[str, Score]]:
-    """Every set of features probed, one thread for each core.
+    """Every set of features probed, on as many threads as torch may use.
 
     Probes are thousands of small products: on a busy machine several BLAS threads in each make them 50 times slower.
     """
-    with threadpool_limits(1), warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with threadpool_limits(1), warnings.catch_warnings(), ThreadPoolExecutor(torch.get_num_threads()) as pool:
         warnings.simplefilter("ignore", ConvergenceWarning)  # see probe.py; its own filter is not one thread's alone
         found = pool.map(lambda name: kept.scores(train[name], test[name]), train)
         return dict(zip(train, track(found, "probing", total=len(train), transient=True), strict=True))

@@ -25,8 +25,8 @@ TIP_HALF_LENGTH_M = 0.015
 LIFT_M = (0.024, 0.105)
 """Range of the height of the tip's centre."""
 FRICTION = 0.01
-"""Of objects on the table and at its walls, which are springy: once touched they slide and bounce to where only the eye
-can follow them."""
+"""Of objects on the table and at its walls, which are springy: once touched they slide and bounce on, to where
+the arm cannot know."""
 WALL_SOLREF = "0.02 0.1"
 TIP, WALL = OBJECT_COUNT, OBJECT_COUNT + 1
 """Bodies are numbered 0, 1, 2 for the objects, then these."""
