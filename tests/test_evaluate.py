@@ -88,13 +88,25 @@ def test_ridge_path_is_the_closed_form_of_scikit_learn():
         np.testing.assert_allclose(path.predict(strength, new), expected, atol=1e-9)
 
 
-def test_probe_recovers_a_linear_quantity_of_any_scale_and_ignores_constant_features():
+def test_probe_recovers_a_linear_quantity_and_ignores_constant_features():
     rng = np.random.default_rng(1)
     x, x_test = rng.normal(size=(300, 6)) * 1e-3, rng.normal(size=(100, 6)) * 1e-3
     x[:, 5] = x_test[:, 5] = 7.0
-    y, y_test = (np.stack([a[:, 0] * 1e6, a[:, 1] * 1e-6], 1) for a in (x, x_test))
-    predicted = predict(target(y), x, x_test, np.repeat(np.arange(30), 10))
-    assert r2_score(y_test, predicted) > 0.999
+    predicted = predict(target(1e3 * x[:, :2]), x, x_test, np.repeat(np.arange(30), 10))
+    assert r2_score(1e3 * x_test[:, :2], predicted) > 0.999
+
+
+def test_dimensions_have_the_same_say_whatever_their_units_and_an_idle_one_has_little():
+    rng = np.random.default_rng(11)
+    x, x_test = rng.normal(size=(400, 4)), rng.normal(size=(200, 4))
+    known = np.stack([1e6 * x[:, 0], 1e-6 * rng.normal(size=400)], axis=1)
+    unknown = np.stack([1e6 * x_test[:, 0], 1e-6 * rng.normal(size=200)], axis=1)
+    logs = np.arange(400) // 10, np.arange(200) // 10
+    kept, _ = bench({"half": target(known)}, {"half": target(unknown)}, *logs)
+    assert kept.scores(x, x_test)["half"].value == pytest.approx(0.5, abs=0.07)
+    idle = unknown * [1, 1e-3] + [0, 1e-7]  # stands still in the held-out logs, a tenth of a deviation from the mean
+    kept, _ = bench({"half": target(known)}, {"half": target(idle)}, *logs)
+    assert kept.scores(x, x_test)["half"].value > 0.9
 
 
 def test_probe_chooses_regularisation_by_whole_logs():
@@ -126,7 +138,7 @@ def test_scores_are_those_of_scikit_learn():
     guess = y + rng.normal(size=y.shape)
     present = rng.random(70) < 0.7
     got = score(target(y, present=present), guess, log, weights)
-    assert got.value == pytest.approx(r2_score(y[present], guess[present]))
+    assert got.value == pytest.approx(r2_score(y[present], guess[present], multioutput="variance_weighted"))
     kinds, guess = rng.integers(0, 4, 70), rng.integers(0, 4, 70)
     got = score(target(kinds, True, present), guess, log, weights)
     assert got.value == pytest.approx(balanced_accuracy_score(kinds[present], guess[present]))

@@ -1,7 +1,7 @@
 """The bench on which every set of features is probed alike: the same windows, labels, folds and resampled logs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -55,8 +55,20 @@ def bench(
             f"no label can be probed: {reasons or 'the logs hold none'}; ablation needs labels in the logs"
         )
     weights = resamples(int(test_log.max()) + 1, draws, seed)
-    kept = Bench({n: train[n] for n in usable}, {n: test[n] for n in usable}, train_log, test_log, weights)
+    pairs = {name: _unit_free(train[name], test[name]) for name in usable}
+    kept = Bench(
+        {n: a for n, (a, _) in pairs.items()}, {n: b for n, (_, b) in pairs.items()}, train_log, test_log, weights
+    )
     return kept, {name: reason for name, reason in reasons.items() if reason}
+
+
+def _unit_free(train: Target, test: Target) -> tuple[Target, Target]:
+    """Quantities in deviations of the training windows, so that every dimension has the same say; 0 where it has none."""
+    if train.is_class:
+        return train, test
+    spread = train.values[train.present].std(axis=0)
+    scale = np.where(spread > 0, spread, np.inf)
+    return replace(train, values=train.values / scale), replace(test, values=test.values / scale)
 
 
 def _unusable(train: Target, test: Target, train_log: np.ndarray) -> str:

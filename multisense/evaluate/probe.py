@@ -46,15 +46,12 @@ def _folds(log: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
 def _ridge(x: np.ndarray, y: np.ndarray, log: np.ndarray, x_test: np.ndarray) -> np.ndarray:
     """Ridge regression; every strength of a fold comes from one eigendecomposition of its covariance."""
     flat = y.reshape(len(y), -1).astype(np.float64)
-    spread = flat.std(axis=0)
-    flat = flat / np.where(spread > 0, spread, 1)  # every dimension has the same say in the choice of strength
     error = np.zeros(len(RIDGE_STRENGTHS))
     for fit, check in _folds(log):
         path = _RidgePath(x[fit], flat[fit])
         error += [((path.predict(s, x[check]) - flat[check]) ** 2).sum() for s in RIDGE_STRENGTHS]
     best = RIDGE_STRENGTHS[int(error.argmin())]
-    predicted = _RidgePath(x, flat).predict(best, x_test) * np.where(spread > 0, spread, 1)
-    return predicted.reshape(len(x_test), *y.shape[1:])
+    return _RidgePath(x, flat).predict(best, x_test).reshape(len(x_test), *y.shape[1:])
 
 
 class _RidgePath:

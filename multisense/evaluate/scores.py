@@ -55,6 +55,9 @@ def resamples(logs: int, draws: int = 1000, seed: int = 0) -> np.ndarray:
 def score(target: Target, predicted: np.ndarray, log: np.ndarray, weights: np.ndarray) -> Score:
     """R2 for quantities, balanced accuracy for classes, over the windows where the target is present.
 
+    R2 is variance-weighted over the dimensions of a target (as scikit-learn calls it): a dimension that hardly varies in
+    the held-out logs, an idle joint, would otherwise outweigh all others.
+
     `predicted` (N, ...) and `log` (N,) speak of all windows; `weights` (K, L) are resamples of the L logs.
     """
     here = target.present
@@ -79,13 +82,13 @@ def _r2_sums(truth: np.ndarray, predicted: np.ndarray, log: np.ndarray, logs: in
 
 
 def _r2(sums: np.ndarray) -> np.ndarray:
-    """(K, 4, D) -> (K,): 1 - error / variance, averaged over the dimensions that vary."""
+    """(K, 4, D) -> (K,): 1 - error / variance, both summed over the dimensions that vary."""
     count, total, squares, error = np.moveaxis(sums, 1, 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         spread = squares - total**2 / count
-        r2 = 1 - error / np.where(spread > 1e-12 * squares, spread, np.nan)
-    varies = np.isfinite(r2)
-    return np.where(varies.any(axis=1), np.where(varies, r2, 0).sum(axis=1) / np.maximum(varies.sum(axis=1), 1), np.nan)
+        varies = spread > 1e-12 * squares
+        error, spread = (np.where(varies, x, 0).sum(axis=1) for x in (error, spread))
+        return np.where(varies.any(axis=1), 1 - error / spread, np.nan)
 
 
 def _recall_sums(truth: np.ndarray, predicted: np.ndarray, log: np.ndarray, logs: int) -> np.ndarray:

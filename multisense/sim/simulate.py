@@ -25,7 +25,7 @@ from multisense.sim.touch import CHANNELS, TOUCH_HZ, feel
 from multisense.sim.world import COMMAND_HZ, PHYSICS_HZ, Trace, World
 from multisense.types import Label
 
-VERSION = 2
+VERSION = 3
 """Raised when the same seed makes other data."""
 VIDEO_HZ = 20
 ARM_HZ = 250

@@ -14,15 +14,16 @@ from multisense.sim.world import PHYSICS_HZ, TIP, WALL, Trace
 
 AUDIO_HZ = 16_000
 SPEED_OF_SOUND_M_S = 343.0
-MICROPHONES_M = np.array([[0.05, -0.28, 0.10], [0.05, 0.28, 0.10]])
-"""Left and right of the table, seen from the arm's base."""
+MICROPHONES_M = np.array([[0.0, -0.03, 0.60], [0.0, 0.03, 0.60]])
+"""A stereo pair above the middle of the table: on either side of it, the pair tells where an object was struck or hit
+a wall, and position is for the eye."""
 BETA_L = np.array([4.730040744862704, 7.853204624095838, 10.99560783800167,
                    14.13716549125746, 17.27875965739948, 20.42035224562606])  # fmt: skip
 """Roots of cos(x) cosh(x) = 1: bending modes of a bar with free ends (Blevins, 1979, table 8-1)."""
-STRIKE_LEVEL = 0.20
+STRIKE_LEVEL = 0.50
 """Peak pressure per m/s of closing speed at 1 m, in full scale."""
-SCRAPE_LEVEL = 0.0002
-"""A table nearly free of friction is nearly silent, or two ears would find the sliding object without an eye."""
+SCRAPE_LEVEL = 0.0005
+"""A table nearly free of friction is nearly silent."""
 NOISE_RMS = 0.0008
 SLOWEST_M_S = 0.02
 GAIN = {"tip": 1.0, "object": 0.5, "wall": 0.03}
