@@ -1,14 +1,15 @@
-"""Logs made in memory, and small configurations, for tests that need no file."""
+"""Logs made in memory, small configurations, and a small native log on disk."""
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from multisense.logs import Recording, write_log
 from multisense.run import RunConfig, parse_config
 from multisense.types import Label, SensorInfo, Stream
 
@@ -104,6 +105,37 @@ def body_config() -> RunConfig:
 @pytest.fixture
 def body_logs() -> list[ArrayLog]:
     return [body_log(n) for n in range(6)]
+
+
+def vector(count: int = 50, rate_hz: float = 100.0, **changes: object) -> Recording:
+    """Sample i is [i, -i], at i / rate."""
+    data = np.arange(count)[:, None] * np.array([1.0, -1.0])
+    return replace(Recording("proprio", rate_hz, data, np.arange(count) / rate_hz), **changes)
+
+
+def camera(count: int = 20) -> Recording:
+    """Frame i is grey of level 4 i, 20 times a second."""
+    frames = np.zeros((count, 64, 64, 3), np.uint8) + (4 * np.arange(count, dtype=np.uint8))[:, None, None, None]
+    return Recording("video", 20.0, frames, np.arange(count) / 20, media="camera.mp4")
+
+
+def microphone() -> Recording:
+    sound = np.sin(np.arange(8000) / 7).astype(np.float32)
+    anchors = np.array([[0, 0.01], [3000, 0.3855], [7999, 1.01]])
+    return Recording("audio", 8000.0, sound, anchors=anchors, units="1")
+
+
+@pytest.fixture
+def body(tmp_path: Path) -> Path:
+    """A log of three senses and three labels."""
+    labels = [
+        Label("force", np.arange(10.0), np.arange(10) / 10, "max", units="N"),
+        Label("material", np.array(2), None, "unique", ("wood", "steel", "foam")),
+        Label("touching", np.arange(10) > 5, np.arange(10) / 10, "max"),
+    ]
+    recordings = {"arm": vector(channels=("left", "right"), units="rad"), "camera": camera(), "mic": microphone()}
+    write_log(tmp_path / "body.h5", recordings, labels, "made by a test", {"start_unix": 1.7e9})
+    return tmp_path / "body.h5"
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -159,6 +160,19 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(
     assert ours.keys() == theirs.keys()
     assert [k for k in ours if not torch.equal(ours[k], theirs[k])] == []
     assert any("exp_avg_sq" in k for k in ours)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_and_half_precision_runs_follow_the_plain_one(tmp_path: Path, in_memory: list[ArrayLog]):
+    ways = {"plain": {}, "compiled": {"compile": True}, "half": {"mixed_precision": "bf16"}}
+    losses = {way: [m["loss"] for m in metrics(train(small(**s), tmp_path / way))] for way, s in ways.items()}
+    assert losses["compiled"] == pytest.approx(losses["plain"], rel=1e-3)
+    assert losses["half"] == pytest.approx(losses["plain"], rel=5e-2)
+    assert losses["half"] != losses["plain"]
+    saved = [load_file(tmp_path / way / "model.safetensors") for way in ways]
+    assert saved[0].keys() == saved[1].keys() == saved[2].keys()
+    assert {v.dtype for v in saved[2].values() if v.is_floating_point()} == {torch.float32}
 
 
 def test_lines_after_the_checkpoint_are_written_again(tmp_path: Path, in_memory: list[ArrayLog]):
