@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from multisense.config import ConfigError
 from multisense.objectives.latent import LatentPrediction
-from multisense.run import load_strictly, save_module
+from multisense.run import Run, load_strictly, save_module
 
 
 def save_checkpoint(out: Path, objective: LatentPrediction, optimizer: Any, step: int, accelerator: Any) -> None:
@@ -44,6 +45,14 @@ def _swap(fresh: Path, final: Path) -> None:
 def saved_step(out: Path) -> int:
     """The step of the last checkpoint of the run in `out`. Raises ConfigError where there is none."""
     return int(json.loads((_last(out) / "state.json").read_text())["step"])
+
+
+def warn_if_unfinished(run: Run) -> None:
+    """Say so where a run that is about to be used has not reached its last step."""
+    step = saved_step(run.path) if (run.path / "checkpoint").is_dir() else run.config.train.steps
+    if step < run.config.train.steps:
+        unfinished = f"{run.path} is at step {step} of {run.config.train.steps}: its training has not finished"
+        Console(stderr=True).print(f"[yellow]warning:[/] {unfinished}", highlight=False, soft_wrap=True)
 
 
 def _last(out: Path) -> Path:

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rich.console import Console
+
 from multisense.checkpoint import saved_step
 from multisense.embed import embed_logs
 from multisense.evaluate.ablation import ablate
-from multisense.evaluate.report import Findings, read_metrics, write_report
+from multisense.evaluate.report import Findings, read_metrics, verdict, write_report
 from multisense.evaluate.retrieval import retrieve
 from multisense.logs.open import open_logs
 from multisense.run import load_config, open_run, write_atomically
@@ -68,11 +70,13 @@ def demo(
     shown = max(logs, key=lambda log: float(log.labels["contact"].data.mean()))  # most of a quiet one is noise
     found = Findings(title, shown, run.model.names, metrics, ablation, retrieval, seconds, ablation["provenance"])
     write_report(found, out / "report.html")
+    Console().print(verdict(ablation["mean"]), highlight=False)
     return out / "report.html"
 
 
 @contextmanager
 def _timed(stage: str, seconds: dict[str, float]) -> Iterator[None]:
     began = time.perf_counter()
+    Console(stderr=True).print(f"[bold]{stage}[/]", highlight=False)
     yield
     seconds[stage] = round(time.perf_counter() - began, 2)

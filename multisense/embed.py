@@ -20,6 +20,7 @@ import torch
 from rich.progress import track
 from torch.utils.data import DataLoader
 
+from multisense.checkpoint import warn_if_unfinished
 from multisense.clips import Windows, collate
 from multisense.logs.base import LogError, SensorLog
 from multisense.logs.open import survey_logs
@@ -57,6 +58,7 @@ def embed_path(
         )
     broken = {name: str(error) for name, error in errors.items()}
     opened = open_run(run, device="cuda" if torch.cuda.is_available() else "cpu")
+    warn_if_unfinished(opened)
     return embed_logs(opened, readable, out, window_s=window_s, stride_s=stride_s, sensors=sensors, quarantined=broken)
 
 

@@ -135,10 +135,11 @@ def check_logs(config: RunConfig, grids: Mapping[str, Grid], logs: Sequence[Sens
                 theirs, ours = getattr(found, what), getattr(grids[name], what)
                 unknown = what in ("channels", "units") and not (theirs and ours)
                 if theirs != ours and not unknown:
-                    help = f"; set sensors.{name}.rate_hz or size to bring them together"
+                    is_frame = what == "shape" and len(theirs) == len(ours) == 3
+                    key = "rate_hz" if what == "rate_hz" else "size" if is_frame else ""
                     raise LogError(
                         f"{log.path}: sensor '{name}' has {what} {theirs}, the run was made for {ours}"
-                        f"{help if what in ('shape', 'rate_hz') else ''}"
+                        + (f"; train with sensors.{name}.{key} set, which brings them together" if key else "")
                     )
 
 

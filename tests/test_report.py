@@ -11,7 +11,7 @@ from conftest import body_log
 from test_evaluate_ablation import planted
 
 from multisense.evaluate.pictures import curves, intervals, recording
-from multisense.evaluate.report import Findings, _verdict, read_metrics, write_report
+from multisense.evaluate.report import Findings, read_metrics, verdict, write_report
 from multisense.types import Label
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
@@ -81,14 +81,14 @@ def test_the_page_holds_every_part(page):
     assert page.count("<svg") == 5, "recording, loss, skill, rank, overview"
 
 
-def test_the_verdict_says_no_more_than_the_intervals():
+def test_theverdict_says_no_more_than_the_intervals():
     gaps = {
         "fused-raw": {"mean": 0.2, "low": 0.1, "high": 0.3},
         "fused-untrained": {"mean": 0.02, "low": -0.01, "high": 0.05},
         "fused-mic": {"mean": -0.2, "low": -0.3, "high": -0.1},
         "fused-arm": {"mean": 0.3, "low": None, "high": None},
     }
-    said = _verdict({"differences": gaps})
+    said = verdict({"differences": gaps})
     assert "better than raw (+0.20)" in said
     assert "not distinguishable from untrained (+0.02) and arm (+0.30)" in said
     assert "worse than mic (-0.20)" in said

@@ -19,6 +19,7 @@ from rich.table import Table
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
+from multisense.checkpoint import warn_if_unfinished
 from multisense.clips import Windows
 from multisense.embed import batches, embed_subsets, weights_fingerprint
 from multisense.evaluate.bench import Bench, bench
@@ -79,6 +80,7 @@ def ablate_path(run: Path, logs: str | Path | None, out: Path, stride_s: float |
     Where no path is given: the run's `data.test`, or its `data.train` if it holds logs of it out.
     """
     opened = open_run(run, device="cuda" if torch.cuda.is_available() else "cpu")
+    warn_if_unfinished(opened)
     data = opened.config.data
     logs = logs or data.test or (data.train if data.hold_out else None)
     if logs is None:

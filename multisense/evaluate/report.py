@@ -26,11 +26,11 @@ PAGE = """<!doctype html>
 
 NEXT = """\
 # 1. learn from your own recordings: a folder of logs, or the root of a LeRobot data set
-multisense train CONFIG.yaml --out runs/mine
+multisense train CONFIG.yaml --out run
 # 2. embeddings of any logs with the same sensors, or with some of them
-multisense embed runs/mine LOGS -o embeddings.h5
+multisense embed run LOGS -o embeddings.h5
 # 3. which sense mattered for which label, on logs that were not trained on
-multisense ablate runs/mine HELD_OUT_LOGS -o ablation/"""
+multisense ablate run HELD_OUT_LOGS -o ablation/"""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def _head(found: Findings) -> str:
     )
     labels = len(found.ablation["labels"])
     return (
-        f"<h1>{escape(found.title)}</h1><p class='lead'>{_verdict(mean)}</p><div class='facts'>{boxes}</div>"
+        f"<h1>{escape(found.title)}</h1><p class='lead'>{escape(verdict(mean))}</p><div class='facts'>{boxes}</div>"
         f"<p class='faint'>Mean over {labels} labels of linear probes on held-out recordings (R² for quantities, "
         "balanced accuracy for classes), with 95 % intervals over recordings.</p>"
     )
@@ -102,14 +102,14 @@ def _singles(part: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {name: score for name, score in part["subsets"].items() if "+" not in name}
 
 
-def _verdict(mean: Mapping[str, Any]) -> str:
-    """What the paired intervals allow to be said."""
+def verdict(mean: Mapping[str, Any]) -> str:
+    """What the paired intervals of an ablation tree's `mean` allow to be said, in a sentence."""
     said: dict[str, list[str]] = {"better than": [], "not distinguishable from": [], "worse than": []}
     for versus, gap in mean["differences"].items():
         low, high = gap["low"], gap["high"]
         clear = low is not None and (low > 0 or high < 0)
         how = "not distinguishable from" if not clear else "better than" if gap["mean"] > 0 else "worse than"
-        said[how].append(f"{escape(versus.removeprefix('fused-'))} ({gap['mean']:+.2f})")
+        said[how].append(f"{versus.removeprefix('fused-')} ({gap['mean']:+.2f})")
     return (
         "The fused representation is "
         + "; ".join(f"{how} {_listed(names)}" for how, names in said.items() if names)
@@ -168,7 +168,8 @@ def _mattered(found: Findings) -> str:
         words,
         f"<div class='narrow'>{_overview(tree)}</div>",
         _scroll(heat_table(tree)),
-        "<p>What taking one sense away costs each label, and what all together add to the best single one:</p>",
+        "<p>What taking one sense away changes for each label (bold: a loss beyond its interval), and what all together "
+        "add to the best single one (synergy; below 0, a probe on all senses has more to confuse it than to use):</p>",
         _scroll(_needs(tree)),
     )
 
@@ -214,9 +215,9 @@ def _needs(tree: Tree) -> str:
     head = "".join(f"<th>without {escape(s)}</th>" for s in sensors)
     rows = []
     for name, part in tree["labels"].items():
-        worst = max(part["needs"], key=lambda s: part["needs"][s]["mean"], default="")
         drops = "".join(
-            f"<td class='{'strong' if s == worst else ''}'>{_signed(part['needs'][s], -1)}</td>"
+            f"<td class='{'strong' if (part['needs'][s]['low'] or 0) > 0 else ''}' "
+            f"title='{text(part['needs'][s])}'>{_signed(part['needs'][s], -1)}</td>"
             if s in part["needs"]
             else "<td>-</td>"
             for s in sensors
@@ -227,7 +228,7 @@ def _needs(tree: Tree) -> str:
 
 
 def _signed(score: Mapping[str, Any], sign: int = 1) -> str:
-    return f"{sign * score['mean']:+.2f}"
+    return f"{sign * score['mean']:+.2f}".replace("-0.00", "0.00").replace("+0.00", "0.00")
 
 
 def _retrieval(found: Findings) -> str:

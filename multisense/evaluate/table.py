@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE
 from rich.table import Table
 
 from multisense.evaluate.bench import Bench
@@ -117,13 +118,16 @@ def _short(value: float | None) -> str:
 
 def rich_table(tree: Tree) -> Table:
     """Sets of features down (every subset, then the baselines), labels across."""
-    table = Table(title="linear probes on held-out logs: R2 for quantities, balanced accuracy for classes")
+    title = "linear probes on held-out logs: R2 for quantities, balanced accuracy for classes"
+    table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     parts = [*tree["labels"].items(), ("mean", tree["mean"])]
-    table.add_column("sensors")
+    table.add_column("sensors", max_width=15)
     for name, _ in parts:
-        table.add_column(name.replace("_", "\n"), justify="right", style="bold" if name == "mean" else None)
+        style = "bold" if name == "mean" else None
+        table.add_column(name.replace("_", "\n"), justify="right", style=style, overflow="fold")
     for kind in ("subsets", "baselines"):
         for features in tree["mean"][kind]:
-            table.add_row(features, *(text(part[kind][features], interval=False) for _, part in parts))
+            scores = (text(part[kind][features], interval=False) for _, part in parts)
+            table.add_row(features.replace("+", " + "), *scores)
         table.add_section()
     return table

@@ -154,9 +154,15 @@ def simulate_tabletop(
     paths = [folder / f"tabletop-{index:06d}.h5" for index in range(episodes)]
     missing = [index for index, path in enumerate(paths) if not path.exists()]
     write = partial(_write, folder=folder, seconds=seconds, seed=seed, size=size, faults=faults)
-    columns = (TextColumn("simulating"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("simulating {task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns) as progress:
-        task = progress.add_task("logs", total=episodes, completed=episodes - len(missing))
+        task = progress.add_task(folder.name, total=episodes, completed=episodes - len(missing))
         for _ in _each(write, missing, min(workers or _cores(), len(missing))):
             progress.advance(task)
     return paths
