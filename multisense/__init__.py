@@ -6,6 +6,6 @@ The rooms in reading order, which is the order of dependency; each imports only 
 """
 
 ROOMS = (
-    "types", "config", "logs", "sim", "clips", "layers", "modalities", "model", "masking", "objectives",
+    "types", "config", "logs", "sim", "inspect", "clips", "layers", "modalities", "model", "masking", "objectives",
     "run", "monitors", "checkpoint", "train", "embed", "evaluate", "demo", "cli",
 )  # fmt: skip

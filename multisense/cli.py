@@ -15,7 +15,7 @@ app = typer.Typer(
 console = Console()
 
 Run = Annotated[Path, typer.Argument(help="Folder of a trained run.")]
-Logs = Annotated[str, typer.Argument(help="Folder of logs, one log, or a LeRobot root.")]
+Logs = Annotated[str, typer.Argument(help="Logs of any format: a file, a folder, hf://datasets/OWNER/NAME.")]
 
 
 @app.command()
@@ -46,6 +46,74 @@ def simulate(
 
     paths = simulate_world(world, out, episodes, seconds, seed, size, workers, parse_faults(clock or []))
     console.print(f"{len(paths)} logs in {out}")
+
+
+@app.command()
+def info(
+    logs: Logs,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    bandwidth: Annotated[bool, typer.Option(help="Measure bytes per second: raw, lossless, stored.")] = False,
+    picture: Annotated[Path | None, typer.Option(help="With --bandwidth: also draw it into this PNG.")] = None,
+) -> None:
+    """What is in logs of any format: sensors, shapes, rates, units, hours, bytes."""
+    from multisense.inspect.commands import show_info
+
+    show_info(logs, console, as_json, bandwidth, picture)
+
+
+@app.command()
+def check(
+    logs: Logs,
+    html: Annotated[Path | None, typer.Option(help="Also write a page with every finding marked.")] = None,
+    clocks: Annotated[bool, typer.Option(help="Also compare the clocks by what the streams hold.")] = True,
+) -> None:
+    """Whether logs can be trusted: streams, files and clocks. Exit status 1 where there are errors."""
+    from multisense.inspect.commands import show_check
+
+    raise typer.Exit(show_check(logs, console, html, clocks))
+
+
+@app.command()
+def align(
+    logs: Logs,
+    reference: Annotated[str | None, typer.Option(help="The sensor whose clock is right.")] = None,
+    sensors: Annotated[str | None, typer.Option(help="Comma-separated; all by default.")] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Record the corrections in the (native) logs.")] = False,
+) -> None:
+    """Clock offset and drift of every sensor, found from what the streams hold; "undetermined" where they do not tell."""
+    from multisense.inspect.commands import show_align
+
+    show_align(logs, console, reference, None if sensors is None else sensors.split(","), apply)
+
+
+@app.command(name="import")
+def import_(
+    source: Annotated[str, typer.Argument(help="Logs of any format.")],
+    out: Annotated[Path, typer.Option(help="Folder of the native logs.")],
+    size: Annotated[str | None, typer.Option(help="Store frames at HEIGHTxWIDTH, decoded, for fast training.")] = None,
+    sensors: Annotated[str | None, typer.Option(help="Comma-separated; all by default.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores by default.")] = None,
+) -> None:
+    """Make native logs of logs of any format. Streaming, resumable; writes a manifest with hashes."""
+    from multisense.logs.importing import import_logs, parse_size
+
+    made = import_logs(source, out, parse_size(size), None if sensors is None else sensors.split(","), workers)
+    console.print(f"{len(made.logs)} logs in {out}; {made.manifest}")
+    for name, why in made.failed.items():
+        console.print(f"not imported: {name}: {why}", markup=False)
+    raise typer.Exit(1 if made.failed else 0)
+
+
+@app.command()
+def init(
+    logs: Logs,
+    out: Annotated[Path, typer.Option("--out", "-o", help="YAML file to write.")],
+) -> None:
+    """Write a training configuration that fits the logs, each line with a comment that says why."""
+    from multisense.suggest import write_config
+
+    write_config(logs, out)
+    console.print(f"{out}; now: multisense train {out} --out run")
 
 
 @app.command()

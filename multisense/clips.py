@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from multisense.logs.base import LogError, SensorLog
+from multisense.logs.frames import resize_frames
 from multisense.types import Batch, Clip, SensorInfo, Stream
 
 Resample = Literal["nearest", "linear", "bandlimited"]
@@ -46,6 +47,11 @@ class Grid:
     @property
     def seconds(self) -> float:
         return self.count / self.rate_hz
+
+    @property
+    def bytes(self) -> int:
+        """Of one clip of this sensor, as it was sensed: in the sensor's own number type, on the grid."""
+        return self.count * math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 def read_clip(log: SensorLog, start_s: float, grids: Mapping[str, Grid], seconds: float) -> Clip:
@@ -112,15 +118,6 @@ def _frames(log: SensorLog, grid: Grid, frames: np.ndarray) -> np.ndarray:
         frames, first = resize_frames(frames, grid.size), resize_frames(first, grid.size)
         frames = (frames.astype(np.int16) - first.astype(np.int16) + 128).clip(0, 255).astype(frames.dtype)
     return resize_frames(frames, grid.size)
-
-
-def resize_frames(frames: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
-    """Frames (N, H, W, C) at `size` (height, width), anti-aliased; as they are where size is None."""
-    if size is None or frames.shape[1:3] == tuple(size) or not len(frames):
-        return np.array(frames)
-    images = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
-    small = torch.nn.functional.interpolate(images.float(), size, mode="bilinear", antialias=True)
-    return small.round().clamp(0, 255).to(images.dtype).permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def _bandlimited(stream: Stream, grid: Grid) -> tuple[Tensor, Tensor]:

@@ -66,7 +66,7 @@ def train(config: RunConfig, out: Path | str, resume: bool = False) -> Path:
         if accelerator.is_main_process:
             create_run(out, config, grids, logs)
 
-    metrics, batches = MetricsFile(out, accelerator, first), iter(loader)
+    metrics, batches = MetricsFile(out, accelerator, first, grids), iter(loader)
     with StopSignal() as stop, metrics.progress(settings.steps, first) as show:
         for step in range(first, settings.steps):
             for group in optimizer.param_groups:
@@ -237,7 +237,9 @@ class StopSignal:
 class MetricsFile:
     """metrics.jsonl, the trackers and the progress bar, from the main process."""
 
-    def __init__(self, out: Path, accelerator: Accelerator, first: int):
+    def __init__(self, out: Path, accelerator: Accelerator, first: int, grids: Mapping[str, Grid]):
+        self.clip_hours = max(grid.seconds for grid in grids.values()) / 3600
+        self.clip_bytes = sum(grid.bytes for grid in grids.values())
         self.path, self.accelerator, self.latest = out / "metrics.jsonl", accelerator, ""
         self.clock, self.last_step = time.perf_counter(), first
         if accelerator.is_main_process and self.path.exists():
@@ -251,7 +253,9 @@ class MetricsFile:
         now = time.perf_counter()
         speed = (step - self.last_step) * settings.batch_size / (now - self.clock)
         self.clock, self.last_step = now, step
-        values = {**values, "learning_rate": rate, "clips_per_second": speed}
+        clips = step * settings.batch_size
+        seen = {"hours_seen": clips * self.clip_hours, "bytes_seen": float(clips * self.clip_bytes)}
+        values = {**values, "learning_rate": rate, "clips_per_second": speed, **seen}
         self.accelerator.log(values, step=step)
         self.latest = (
             f"loss {values['loss']:.3f}  skill {values['skill']:+.2f}  rank {values['rank']:.0f}  {speed:.0f} clips/s"

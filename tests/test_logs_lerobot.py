@@ -1,7 +1,9 @@
 """LeRobot data sets: one written here by hand as v2.1 and as v3.0, a real one, and ways in which they are broken."""
 
+import io
 import json
 import pickle
+import wave
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from multisense.logs import LogError, open_log, open_logs, survey_logs
 from multisense.logs.media import open_video, write_video
@@ -41,12 +44,23 @@ FEATURES = {
     "observation.gripper": {"dtype": "float32", "shape": [1], "names": None},
     "observation.grid": {"dtype": "float64", "shape": [2, 3], "names": None},
     "action": {"dtype": "float32", "shape": [2], "names": {"elbow": 1, "shoulder": 0}},
-    "observation.thumbnail": {"dtype": "image", "shape": [3, 8, 8], "names": ["channels", "height", "width"]},
+    "observation.thumbnail": {"dtype": "image", "shape": [3, 8, 6], "names": ["channels", "height", "width"]},
     "next.reward": {"dtype": "float32", "shape": [1], "names": None},
     "note": {"dtype": "string", "shape": [1], "names": None},
     **{key: {"dtype": "int64", "shape": [1], "names": None} for key in ("frame_index", "episode_index", "task_index")},
     "timestamp": {"dtype": "float32", "shape": [1], "names": None},
 }
+
+
+def thumbnail(episode: int, frame: int) -> np.ndarray:
+    return np.full((8, 6, 3), 60 * episode + frame, np.uint8)
+
+
+def picture(episode: int, frame: int) -> dict[str, object]:
+    """As the `datasets` library keeps an image: its bytes and the name it had."""
+    out = io.BytesIO()
+    Image.fromarray(thumbnail(episode, frame)).save(out, "PNG")
+    return {"bytes": out.getvalue(), "path": f"frame_{frame:06d}.png"}
 
 
 def rows(episode: int) -> dict[str, pa.Array]:
@@ -57,6 +71,9 @@ def rows(episode: int) -> dict[str, pa.Array]:
         "observation.gripper": pa.array([float(i) for i in index], pa.float32()),
         "observation.grid": pa.array([np.full((2, 3), float(i)).tolist() for i in index]),
         "action": pa.array(states, pa.list_(pa.float32(), 2)),
+        "observation.thumbnail": pa.array(
+            [picture(episode, i) for i in index], pa.struct({"bytes": pa.binary(), "path": pa.string()})
+        ),
         "next.reward": pa.array([0.0 for _ in index], pa.float32()),
         "timestamp": pa.array([i / FPS for i in index], pa.float32()),
         "frame_index": pa.array(list(index)),
@@ -153,11 +170,12 @@ def test_every_episode_is_a_log_with_named_sensors(root: Path) -> None:
     logs = open_logs(root)
     assert [log.name for log in logs] == ["episode_000000", "episode_000001", "episode_000002"]
     for log, length in zip(logs, LENGTHS, strict=True):
-        assert set(log.sensors) == {"front", "wrist", "state", "gripper", "grid", "action"}
+        assert set(log.sensors) == {"front", "wrist", "thumbnail", "state", "gripper", "grid", "action"}
         assert {sensor.count for sensor in log.sensors.values()} == {length}
         assert log.sensors["state"].stop_s == pytest.approx(length / FPS)
     sensors = logs[0].sensors
     assert (sensors["front"].modality, sensors["front"].shape) == ("video", (SIDE, SIDE, 3))
+    assert (sensors["thumbnail"].modality, sensors["thumbnail"].shape) == ("video", (8, 6, 3))
     assert (sensors["state"].modality, sensors["state"].rate_hz) == ("proprio", FPS)
     assert sensors["state"].channels == sensors["action"].channels == ("shoulder", "elbow")
     assert (sensors["gripper"].shape, sensors["grid"].shape, sensors["gripper"].channels) == ((1,), (2, 3), ())
@@ -166,7 +184,6 @@ def test_every_episode_is_a_log_with_named_sensors(root: Path) -> None:
 
 def test_what_is_left_out_is_said(root: Path) -> None:
     skipped = getattr(open_logs(root)[0], "skipped", {})
-    assert "convert the data set to video" in skipped["observation.thumbnail"]
     assert skipped["next.reward"] == skipped["timestamp"] == "bookkeeping"
     assert "string" in skipped["note"]
 
@@ -184,6 +201,11 @@ def test_every_sensor_reads_its_own_episode(root: Path, start: float, stop: floa
         assert values.data.tolist() == [state(episode, i) for i in wanted]
         np.testing.assert_allclose(values.times_s, [i / FPS for i in wanted], atol=1e-6)
         assert log.read("gripper", start, stop).data.tolist() == [[i] for i in wanted]
+        pictures = log.read("thumbnail", start, stop)
+        np.testing.assert_array_equal(
+            pictures.data, np.array([thumbnail(episode, i) for i in wanted]).reshape(-1, 8, 6, 3)
+        )
+        np.testing.assert_array_equal(pictures.times_s, values.times_s)
         assert log.read("grid", start, stop).data.tolist() == [np.full((2, 3), i).tolist() for i in wanted]
 
 
@@ -213,7 +235,160 @@ def test_clashing_names_keep_all_their_parts(v2: Path) -> None:
     assert {"observation_left_force", "observation_right_force"} < set(open_logs(v2)[0].sensors)
 
 
+# Sound
+
+SOUND, SOUND_HZ = "observation.audio.desk", 8000
+
+
+def tone(episode: int) -> np.ndarray:
+    """(N, 2) int16: the number of the sample, and that of the episode."""
+    index = np.arange(LENGTHS[episode] * SOUND_HZ // FPS)
+    return np.stack([index, np.full_like(index, 1000 * episode)], 1).astype(np.int16)
+
+
+def write_sound(path: Path, samples: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with wave.open(str(path), "wb") as file:
+        file.setparams((2, 2, SOUND_HZ, 0, "NONE", ""))
+        file.writeframes(samples.tobytes())
+
+
+def add_sound(root: Path, version: str) -> None:
+    """As pull request 967 of LeRobot lays it out, but as WAV, so that every sample is known."""
+    detail = {"audio.sample_rate": SOUND_HZ, "audio.channels": 2}
+    feature = {"dtype": "audio", "shape": [2], "names": ["channels"], "info": detail}
+    if version == "v2.1":
+        template = "audio/chunk-{episode_chunk:03d}/{audio_key}/episode_{episode_index:06d}.wav"
+        for episode in range(3):
+            write_sound(root / f"audio/chunk-000/{SOUND}/episode_{episode:06d}.wav", tone(episode))
+    else:
+        template = "audio/{audio_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.wav"
+        write_sound(root / f"audio/{SOUND}/chunk-000/file-000.wav", np.concatenate([tone(e) for e in range(3)]))
+        stops = np.cumsum(LENGTHS) / FPS
+        columns = {"chunk_index": [0] * 3, "file_index": [0] * 3, "from_timestamp": [0.0, *stops[:2]]}
+        path = root / "meta/episodes/chunk-000/file-000.parquet"
+        table = pq.read_table(path)
+        for name, column in (columns | {"to_timestamp": stops}).items():
+            table = table.append_column(f"audio/{SOUND}/{name}", pa.array(column))
+        pq.write_table(table, path)
+    edit_info(root, lambda i: i.update(audio_path=template))
+    edit_info(root, lambda i: i["features"].update({SOUND: feature}))
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0.0, 9.0), (0.25, 0.6), (0.3, 0.3001), (5.0, 6.0)])
+def test_sound_keeps_its_own_rate(root: Path, version: str, start: float, stop: float) -> None:
+    add_sound(root, version)
+    for episode, log in enumerate(open_logs(root)):
+        sensor, wanted = log.sensors["desk"], tone(episode)
+        assert (sensor.modality, sensor.rate_hz, sensor.shape, sensor.count) == ("audio", 8000, (2,), len(wanted))
+        times = np.arange(len(wanted)) / SOUND_HZ
+        inside = (times >= start) & (times < stop)
+        stream = pickle.loads(pickle.dumps(log)).read("desk", start, stop)
+        np.testing.assert_array_equal(np.round(stream.data * 32768), wanted[inside])
+        np.testing.assert_allclose(stream.times_s, times[inside], atol=1e-9)
+    assert len({log.fingerprint() for log in open_logs(root)}) == 3
+
+
+def test_sound_encoded_as_lerobot_does(v2: Path) -> None:
+    """Without `audio_path`, AAC in .m4a where LeRobot has it: the length and the rate are checked, not the samples."""
+    add_sound(v2, "v2.1")
+    for path in sorted(v2.glob("audio/*/*/*.wav")):
+        with av.open(str(path)) as source, av.open(str(path.with_suffix(".m4a")), "w") as out:
+            stream = out.add_stream("aac", rate=SOUND_HZ, layout="stereo")
+            for frame in source.decode(audio=0):
+                out.mux(stream.encode(frame))
+            out.mux(stream.encode(None))
+    edit_info(v2, lambda i: i.pop("audio_path"))
+    log = open_logs(v2)[0]
+    assert (log.sensors["desk"].rate_hz, log.sensors["desk"].start_s) == (8000, 0.0)
+    assert len(log.read("desk", 0.5, 0.75).data) == 2000
+
+
+def test_missing_or_broken_sound(v2: Path) -> None:
+    add_sound(v2, "v2.1")
+    first, second, _ = sorted(v2.glob("audio/*/*/*.wav"))
+    first.unlink()
+    second.write_bytes(b"no sound")
+    errors = survey_logs(v2)[1]
+    assert "found no such file; expected a file of episode_000000" in str(errors["episode_000000"])
+    assert "found undecodable sound" in str(errors["episode_000001"])
+
+
+def test_an_episode_table_without_sound(v3: Path) -> None:
+    add_sound(v3, "v3.0")
+    path = v3 / "meta/episodes/chunk-000/file-000.parquet"
+    pq.write_table(pq.read_table(path).drop_columns([f"audio/{SOUND}/to_timestamp"]), path)
+    with pytest.raises(LogError, match=r"file-000\.parquet: found no columns \['audio/observation.audio.desk/to_time"):
+        open_logs(v3)
+
+
+def test_a_part_of_the_sound_that_is_not_there(v3: Path) -> None:
+    add_sound(v3, "v3.0")
+    write_sound(v3 / f"audio/{SOUND}/chunk-000/file-000.wav", tone(0))
+    errors = survey_logs(v3)[1]
+    assert sorted(errors) == ["episode_000001", "episode_000002"]
+    assert "found no sample between 1.2 and 2 s" in str(errors["episode_000001"])
+
+
 # Broken data sets
+
+
+def change_pictures(root: Path, change: Callable[[list], object]) -> None:
+    path = root / "data/chunk-000/episode_000000.parquet"
+    table = pq.read_table(path)
+    pictures = table["observation.thumbnail"].to_pylist()
+    change(pictures)
+    column = pa.array(pictures, table.schema.field("observation.thumbnail").type)
+    pq.write_table(
+        table.set_column(table.column_names.index("observation.thumbnail"), "observation.thumbnail", column), path
+    )
+
+
+def test_images_that_are_none(v2: Path) -> None:
+    change_pictures(v2, lambda p: p[3].update(bytes=None))
+    log = open_logs(v2)[0]
+    assert len(log.read("thumbnail", 0, 0.3).data) == 3
+    with pytest.raises(
+        LogError, match=r"episode_000000\.parquet: observation\.thumbnail, row 3: found .*expected the byt"
+    ):
+        log.read("thumbnail", 0, 0.4)
+    change_pictures(v2, lambda p: p[3].update(bytes=p[2]["bytes"][:40]))
+    with pytest.raises(LogError, match=r"thumbnail of episode_000000, image 3: found undecodable image bytes"):
+        open_logs(v2)[0].read("thumbnail", 0, 0.4)
+    edit_info(v2, lambda i: i["features"]["observation.thumbnail"].update(shape=[3, 9, 9]))
+    with pytest.raises(LogError, match=r"image 0: found shape \(8, 6, 3\); expected \(9, 9, 3\)"):
+        open_logs(v2)[0].read("thumbnail", 0, 0.4)
+    edit_info(v2, lambda i: i["features"]["observation.thumbnail"].update(shape=[3, 10**9, 10**9]))
+    assert "frames of shape" in getattr(open_logs(v2)[0], "skipped", {})["observation.thumbnail"]
+
+
+def test_images_that_are_not_there(v2: Path) -> None:
+    path = v2 / "data/chunk-000/episode_000001.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["observation.thumbnail"]), path)
+    with pytest.raises(LogError, match=r"episode_000001\.parquet: found no columns \['observation\.thumbnail'\]"):
+        open_logs(v2)
+
+
+def test_damaged_pages_of_a_parquet_file(v2: Path) -> None:
+    path = v2 / "data/chunk-000/episode_000000.parquet"
+    content = bytearray(path.read_bytes())
+    content[4 : len(content) // 2] = bytes(len(content) // 2 - 4)
+    path.write_bytes(content)
+    with pytest.raises(LogError, match=r"episode_000000\.parquet"):
+        open_logs(v2)[0].read("thumbnail", 0, 9)
+
+
+@pytest.mark.parametrize("text", ['{"episode_index": "x"}', '{"episode_index": null}', "[" * 200_000])
+def test_an_absurd_episode_list(v2: Path, text: str) -> None:
+    (v2 / "meta/episodes.jsonl").write_text(text)
+    with pytest.raises(LogError, match=r"episodes\.jsonl"):
+        open_logs(v2)
+
+
+def test_an_absurd_task_list(v2: Path) -> None:
+    (v2 / "meta/tasks.jsonl").write_text('{"task_index": 1000000000000, "task": "x"}')
+    with pytest.raises(LogError, match="found task_index 1000000000000"):
+        open_logs(v2)
 
 
 def edit_info(root: Path, change: Callable[[dict], object]) -> None:

@@ -10,8 +10,8 @@ import pytest
 from conftest import body_log
 from test_evaluate_ablation import planted
 
-from multisense.evaluate.pictures import curves, intervals, recording
 from multisense.evaluate.report import Findings, read_metrics, verdict, write_report
+from multisense.inspect.pictures import curves, intervals, recording
 from multisense.types import Label
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}

@@ -10,6 +10,7 @@ import pytest
 
 import multisense
 from multisense.config import Config
+from multisense.logs.mapping import MappedSensor, MappingConfig
 from multisense.masking import MaskConfig
 from multisense.modalities import kinds, modality
 from multisense.modalities.base import SensorConfig
@@ -20,7 +21,17 @@ from multisense.run import DataConfig, RunConfig, TrainConfig
 ROOT = Path(multisense.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
-CONFIGS = [DataConfig, TrainConfig, RunConfig, ModelConfig, MaskConfig, ObjectiveConfig, SensorConfig]
+CONFIGS = [
+    MappingConfig,
+    MappedSensor,
+    DataConfig,
+    TrainConfig,
+    RunConfig,
+    ModelConfig,
+    MaskConfig,
+    ObjectiveConfig,
+    SensorConfig,
+]
 CONFIGS += [modality(kind).Config for kind in kinds()]
 
 

@@ -120,6 +120,10 @@ def test_a_run_leaves_what_is_needed_to_use_and_to_resume_it(tmp_path: Path, in_
     expected = {"loss", "skill", "rank", "learning_rate", "clips_per_second", "spread/eye", "rank/arm"}
     assert all(expected <= line.keys() and np.isfinite(list(line.values())).all() for line in metrics(out))
     assert list(out.rglob("events.out.tfevents.*"))
+    last = metrics(out)[-1]
+    assert last["hours_seen"] == pytest.approx(4 * 4 * 1.0 / 3600, rel=1e-2)  # 4 steps of 4 clips of a second
+    eye, ear, pad, arm = 10 * 32 * 32 * 3, 8000 * 4, 100 * 48 * 4, 100 * 3 * 4
+    assert last["bytes_seen"] == 16 * (eye + ear + pad + arm)
     assert not [f for f in out.iterdir() if f.name.startswith(".")]
     assert json.loads((out / "checkpoint/state.json").read_text())["step"] == 4
     run = open_run(out)

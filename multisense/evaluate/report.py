@@ -5,24 +5,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 
-from multisense.evaluate.pictures import curves, intervals, recording
 from multisense.evaluate.plots import CMAP
 from multisense.evaluate.table import Tree, text
+from multisense.inspect.page import html_page
+from multisense.inspect.pictures import curves, intervals, recording
 from multisense.logs.base import SensorLog
-
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title><style>{style}</style></head><body><main>
-{body}
-</main></body></html>
-"""
 
 NEXT = """\
 # 1. learn from your own recordings: a folder of logs, or the root of a LeRobot data set
@@ -65,8 +58,7 @@ def write_report(found: Findings, path: Path) -> None:
         _next(),
         _made(found),
     ]
-    style = (files("multisense.evaluate") / "report.css").read_text()
-    path.write_text(PAGE.format(title=escape(found.title), style=style, body="\n".join(parts)))
+    path.write_text(html_page(found.title, "\n".join(parts)))
 
 
 def _head(found: Findings) -> str:

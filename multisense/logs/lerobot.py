@@ -1,30 +1,34 @@
 """LeRobotDataset v2.1 and v3.0, read in place: one log per episode.
 
 Sensors are named by the last part of their feature key (`observation.images.cam_high` -> `cam_high`,
-`observation.state` -> `state`); keys that would clash keep all parts, joined by "_". Video features are of modality
-"video"; vectors of numbers "proprio". LeRobot's own bookkeeping columns, `next.*`, texts and images stored inside
-parquet are not sensors; `LeRobotLog.skipped` says which features were left out and why. All sensors share the
-`timestamp` column, which LeRobot writes as frame / fps.
+`observation.state` -> `state`); keys that would clash keep all parts, joined by "_". Videos and images kept inside parquet
+are of modality "video", vectors of numbers "proprio"; these share the `timestamp` column, which LeRobot writes as
+frame / fps. Sound files beside the videos (dtype "audio") keep their own rate and stamps. LeRobot's bookkeeping columns,
+`next.*` and texts are no sensors; `LeRobotLog.skipped` says which features were left out and why.
 """
 
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from multisense.logs.base import log_error
-from multisense.logs.clock import StampedClock, check_times
+from multisense.logs.clock import StampedClock
 from multisense.logs.files import fingerprint_files
-from multisense.logs.lerobot_meta import Episode, Root, VideoPart, open_parquet, read_columns
+from multisense.logs.foreign import Images, Sensor
+from multisense.logs.lerobot_columns import BOOKKEEPING, Bookkeeping, ImageBytes, VectorRows
+from multisense.logs.lerobot_meta import Episode, MediaPart, Root
+from multisense.logs.lerobot_sound import episode_sound
 from multisense.logs.media import open_video
 from multisense.logs.pool import POOL
 from multisense.types import Label, SensorInfo, Stream
 
-BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index")
+MEDIA = ("video", "image", "audio")
+MAX_FRAME = 1 << 28
+"""Bytes of a frame; info.json may say anything."""
 
 
 class LeRobotLog:
@@ -44,21 +48,30 @@ class LeRobotLog:
         self._keys, self.skipped = _sensor_keys(root.features)
         if not self._keys:
             where = str(Path(root.path) / "meta" / "info.json")
-            raise log_error(where, f"no usable feature; {self.skipped}", "a video or a vector", "Re-encode the images.")
-        for path in (episode.data, *(part.path for part in episode.videos.values())):
+            raise log_error(
+                where, f"no usable feature; {self.skipped}", "a video, sound or vector", "Take another data set."
+            )
+        self._media = [part.path for part in (*episode.videos.values(), *episode.sounds.values())]
+        for path in (episode.data, *self._media):
             if not Path(path).is_file():
                 fix = "Download the data set again."
                 raise log_error(path, "no such file", f"a file of {self.name}, as meta/ says", fix)
-        table = POOL.get(_Bookkeeping, episode.data)
+        table = POOL.get(Bookkeeping, episode.data)
         self._first_row, times = table.rows(episode)
         _check_fps(times, root.fps, episode.data)
         self._clock = StampedClock(times)
-        self.sensors: Mapping[str, SensorInfo] = {
-            name: self._info(name, root.features[key]) for name, key in self._keys.items()
+        self._dtypes = {name: str(root.features[key]["dtype"]) for name, key in self._keys.items()}
+        self._sounds: Mapping[str, Sensor] = {
+            name: episode_sound(name, episode.sounds[key]) for name, key in self._keys.items() if key in episode.sounds
         }
-        vectors = [(key, self.sensors[name]) for name, key in self._keys.items() if key not in episode.videos]
+        self.sensors: Mapping[str, SensorInfo] = {
+            name: self._sounds[name].info if name in self._sounds else self._info(name, root.features[key])
+            for name, key in self._keys.items()
+        }
+        vectors = [(key, self.sensors[name]) for name, key in self._keys.items() if self._dtypes[name] not in MEDIA]
         self._vectors = tuple((key, sensor.dtype, sensor.shape) for key, sensor in vectors)
-        POOL.get(_Rows(0, 1, self._vectors), episode.data)  # raises when columns and info.json disagree
+        images = tuple(key for name, key in self._keys.items() if self._dtypes[name] == "image")
+        POOL.get(VectorRows(0, 1, self._vectors, images), episode.data)  # raises when columns and info.json disagree
         task = table.task(self._first_row, len(times))
         self.labels: Mapping[str, Label] = _task_labels(task, times, root.tasks, episode.data)
 
@@ -67,20 +80,29 @@ class LeRobotLog:
         if sensor not in self.sensors:
             where = f"{self.path}: {self.name}"
             raise log_error(where, f"no sensor '{sensor}'", f"one of {sorted(self.sensors)}", "Check the name.")
+        if sensor in self._sounds:
+            sound = self._sounds[sensor]
+            first, last = sound.clock.span(start_s, stop_s)
+            return Stream(sensor, sound.clock.times(first, last), sound.samples.read(first, last), sound.info.rate_hz)
         key, (first, last) = self._keys[sensor], self._clock.span(start_s, stop_s)
         times = self._clock.times(first, last)
+        if self._dtypes[sensor] == "image":
+            encoded = ImageBytes(self._episode.data, key, self._first_row)
+            images = Images(encoded, self.sensors[sensor].shape, f"{self._episode.data}: {key} of {self.name}")
+            return Stream(sensor, times, images.read(first, last), self._fps)
         part = self._episode.videos.get(key)
         if part is not None:
             return Stream(sensor, times, self._frames(sensor, part, times), self._fps)
-        vectors = POOL.get(_Rows(self._first_row, self._clock.count, self._vectors), self._episode.data)
+        vectors = POOL.get(VectorRows(self._first_row, self._clock.count, self._vectors), self._episode.data)
         return Stream(sensor, times, vectors[key][first:last], self._fps)
 
     def fingerprint(self) -> str:
-        files = [self._episode.data, *(part.path for part in self._episode.videos.values())]
-        return fingerprint_files([*files, str(Path(self.path) / "meta" / "info.json")], self.name)
+        return fingerprint_files(
+            [self._episode.data, *self._media, str(Path(self.path) / "meta" / "info.json")], self.name
+        )
 
     def _info(self, name: str, feature: Mapping[str, Any]) -> SensorInfo:
-        is_video = feature["dtype"] == "video"
+        is_video = feature["dtype"] in MEDIA
         times = self._clock.stamps_s
         return SensorInfo(
             name=name,
@@ -94,7 +116,7 @@ class LeRobotLog:
             channels=() if is_video else _channels(feature),
         )
 
-    def _frames(self, sensor: str, part: VideoPart, times: np.ndarray) -> np.ndarray:
+    def _frames(self, sensor: str, part: MediaPart, times: np.ndarray) -> np.ndarray:
         """The frame nearest to each time; LeRobot's frame time is `from_timestamp` + t in the file."""
         video = POOL.get(open_video, part.path)
         if video.shape != self.sensors[sensor].shape:
@@ -119,81 +141,6 @@ class LeRobotLog:
         return f"LeRobotLog({self.path!r}, {self.name!r}, sensors={list(self.sensors)})"
 
 
-class _Bookkeeping:
-    """The bookkeeping columns of one data file, which may hold many episodes."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        columns = {name: column.to_numpy() for name, column in read_columns(path, list(BOOKKEEPING)).items()}
-        for name in ("timestamp", "episode_index"):
-            if name not in columns:
-                raise log_error(path, f"no column {name!r}", "it, in every LeRobot data file", "Download it again.")
-        self._times = columns["timestamp"].astype(np.float64)
-        self._episodes = columns["episode_index"]
-        self._tasks = columns.get("task_index")
-
-    def rows(self, episode: Episode) -> tuple[int, np.ndarray]:
-        """First row and the (N,) times of an episode."""
-        rows = np.flatnonzero(self._episodes == episode.index)
-        if len(rows) != episode.length or not len(rows):
-            found = f"{len(rows)} rows of episode {episode.index}"
-            fix = "meta/ and data/ are of different states: download the data set again."
-            raise log_error(self._path, found, f"{episode.length}, as meta/ says", fix)
-        if rows[-1] - rows[0] + 1 != len(rows):
-            found = f"rows of episode {episode.index} between those of others"
-            raise log_error(self._path, found, "an episode's rows together", "Sort the file by index.")
-        times = self._times[rows]
-        check_times(times, len(rows), f"{self._path}: timestamp of episode {episode.index}")
-        return int(rows[0]), times
-
-    def task(self, first: int, count: int) -> np.ndarray | None:
-        return None if self._tasks is None else self._tasks[first : first + count].astype(np.int64)
-
-    def close(self) -> None:
-        """Nothing is open; the columns go with this object."""
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Reads rows of the vectors of a data file; hashable, so that the pool knows an episode's rows again."""
-
-    first: int
-    count: int
-    vectors: tuple[tuple[str, str, tuple[int, ...]], ...]
-    """(feature key, dtype, shape of a sample)"""
-
-    def __call__(self, path: str) -> "_Vectors":
-        keys = [key for key, _, _ in self.vectors]
-        with open_parquet(path) as file:
-            missing = sorted(set(keys) - set(file.schema_arrow.names))
-            if missing:
-                raise log_error(path, f"no columns {missing}", "them, as info.json says", "Download it again.")
-            stops = np.cumsum([file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)])
-            low, high = np.searchsorted(stops, [self.first, self.first + self.count - 1], side="right")
-            table = file.read_row_groups(list(range(low, high + 1)), columns=keys, use_threads=False)
-        skip = self.first - (int(stops[low - 1]) if low else 0)
-        table = table.slice(skip, self.count)
-        return _Vectors({key: _array(table.column(key), dtype, shape, path, key) for key, dtype, shape in self.vectors})
-
-
-class _Vectors(dict[str, np.ndarray]):
-    """(N, *shape) values by feature key."""
-
-    def close(self) -> None:
-        self.clear()
-
-
-def _array(column: Any, dtype: str, shape: tuple[int, ...], path: str, key: str) -> np.ndarray:
-    count, values = len(column), column.combine_chunks()
-    while hasattr(values.type, "value_type"):  # lists in lists, of fixed length or not
-        values = values.flatten()
-    flat = values.to_numpy(zero_copy_only=False)
-    if flat.dtype == object or flat.size != count * math.prod(shape):
-        found = f"{flat.size} values ({values.type}) in {count} rows of {key}"
-        raise log_error(path, found, f"{dtype} of shape {shape} in each, as info.json says", "Correct info.json.")
-    return flat.astype(dtype).reshape(count, *shape)
-
-
 def _sensor_keys(features: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, str], dict[str, str]]:
     """({sensor: feature key}, {feature key: why it is no sensor})."""
     reasons = {key: _why_not(key, feature) for key, feature in features.items()}
@@ -206,12 +153,12 @@ def _sensor_keys(features: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, s
 
 def _why_not(key: str, feature: Mapping[str, Any]) -> str:
     dtype = feature["dtype"]
-    if dtype == "video":
-        return ""
     if key in BOOKKEEPING or key.startswith("next."):
         return "bookkeeping"
-    if dtype == "image":
-        return "images inside parquet are not read: convert the data set to video"
+    if dtype in ("video", "image") and not 0 < math.prod(_frame_shape(feature)) <= MAX_FRAME:
+        return f"frames of shape {feature['shape']}"
+    if dtype in MEDIA:
+        return ""
     if dtype.startswith("float") or (dtype.startswith(("int", "uint")) and math.prod(feature["shape"]) > 1):
         return ""
     return f"dtype {dtype} is no sensor signal"

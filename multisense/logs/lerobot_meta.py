@@ -1,7 +1,9 @@
 """What a LeRobotDataset root (v2.1 or v3.0) says of itself in `meta/`: features, tasks, and where each episode lies."""
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,21 @@ from multisense.logs.base import log_error
 from multisense.logs.files import stays_inside
 
 VERSIONS = ("v2.1", "v3.0")
+MAX_TASKS = 1 << 20
+SOUND_PATHS = {
+    "v2.1": "audio/chunk-{episode_chunk:03d}/{audio_key}/episode_{episode_index:06d}.m4a",
+    "v3.0": "audio/{audio_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.m4a",
+}
+"""Where sound is, unless `audio_path` in info.json says otherwise."""
 
 
 @dataclass(frozen=True)
-class VideoPart:
-    """Where one camera's frames of an episode are: from `start_s` on in a video file."""
+class MediaPart:
+    """Where a camera's frames or a microphone's samples of an episode are: between two times of a file."""
 
     path: str
     start_s: float = 0.0
+    stop_s: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -27,8 +36,9 @@ class Episode:
     """Number of rows, as `meta/` has it."""
     data: str
     """Parquet file"""
-    videos: Mapping[str, VideoPart]
+    videos: Mapping[str, MediaPart]
     """By feature key"""
+    sounds: Mapping[str, MediaPart]
 
 
 @dataclass(frozen=True)
@@ -55,10 +65,14 @@ def read_root(path: str | Path) -> Root:
         fix = "Convert the data set with the scripts of the lerobot package."
         raise log_error(where, f"codebase_version={info.get('codebase_version')!r}", f"one of {VERSIONS}", fix)
     _check_info(info, where)
+    info.setdefault("audio_path", SOUND_PATHS[info["codebase_version"]])
     is_v3 = info["codebase_version"] == "v3.0"
     episodes = _episodes_v3(root, info) if is_v3 else _episodes_v2(root, info)
     _check_totals(info, episodes, where)
     tasks = _tasks_v3(root) if is_v3 else _tasks_v2(root)
+    if tasks and not 0 <= min(tasks) <= max(tasks) < MAX_TASKS:
+        found = f"task_index {min(tasks)} to {max(tasks)}"
+        raise log_error(str(root / "meta"), found, f"0 to {MAX_TASKS}", "Download it again.")
     names = tuple(tasks.get(index, str(index)) for index in range(max(tasks, default=-1) + 1))
     return Root(str(root), info["codebase_version"], float(info["fps"]), info["features"], names, tuple(episodes))
 
@@ -67,25 +81,34 @@ def read_columns(path: str, columns: list[str]) -> dict[str, Any]:
     """Whole columns of a parquet file as {name: pyarrow column}; names that are not there are left out."""
     with open_parquet(path) as file:
         there = set(file.schema_arrow.names)
-        table = file.read(columns=[name for name in columns if name in there], use_threads=False)
+        with readable(path):
+            table = file.read(columns=[name for name in columns if name in there], use_threads=False)
     return {name: table.column(name) for name in table.column_names}
+
+
+@contextmanager
+def readable(path: str) -> Iterator[None]:
+    """Turns what pyarrow raises over damaged data into a LogError."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise log_error(path, f"an unreadable parquet file ({reason})", "a whole one", "Copy it again.") from error
 
 
 def open_parquet(path: str) -> Any:
     """A pyarrow ParquetFile; LogError when pyarrow or the file is missing, or the file is damaged."""
     try:
-        import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as error:
         fix = "Install it: pip install 'multisense[lerobot]'."
         raise log_error(path, "no pyarrow in this environment", "it, to read parquet", fix) from error
     if not Path(path).is_file():
         raise log_error(path, "no such file", "a parquet file, as meta/ says", "Download the data set again.")
-    try:
+    with readable(path):
         return pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise log_error(path, f"an unreadable parquet file ({reason})", "a whole one", "Copy it again.") from error
 
 
 def _read_info(path: Path) -> dict[str, Any]:
@@ -93,7 +116,7 @@ def _read_info(path: Path) -> dict[str, Any]:
         raise log_error(str(path), "no such file", "the info.json of a LeRobot root", "Check the path.")
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise log_error(str(path), f"invalid JSON ({error})", "valid JSON", "Download it again.") from error
     if not isinstance(info, dict):
         raise log_error(str(path), f"a {type(info).__name__}", "a JSON object", "Download it again.")
@@ -126,10 +149,13 @@ def _episodes_v2(root: Path, info: dict[str, Any]) -> list[Episode]:
 
 
 def _episode_v2(root: Path, info: dict[str, Any], row: dict[str, Any]) -> Episode:
-    index = int(row["episode_index"])
-    place = {"episode_chunk": index // int(info.get("chunks_size", 1000)), "episode_index": index}
-    videos = {key: VideoPart(_fill(root, info, "video_path", place | {"video_key": key})) for key in _cameras(info)}
-    return Episode(index, int(row.get("length", -1)), _fill(root, info, "data_path", place), videos)
+    where = str(root / "meta" / "episodes.jsonl")
+    index, length = _whole(row["episode_index"], where), _whole(row.get("length", -1), where)
+    chunk = _whole(info.get("chunks_size", 1000), str(root / "meta" / "info.json"))
+    place = {"episode_chunk": index // max(chunk, 1), "episode_index": index}
+    videos = {k: MediaPart(_fill(root, info, "video_path", place | {"video_key": k})) for k in _keys(info, "video")}
+    sounds = {k: MediaPart(_fill(root, info, "audio_path", place | {"audio_key": k})) for k in _keys(info, "audio")}
+    return Episode(index, length, _fill(root, info, "data_path", place), videos, sounds)
 
 
 def _episodes_v3(root: Path, info: dict[str, Any]) -> list[Episode]:
@@ -138,9 +164,10 @@ def _episodes_v3(root: Path, info: dict[str, Any]) -> list[Episode]:
         raise log_error(
             str(root / "meta" / "episodes"), "no parquet file", "the list of episodes", "Download it again."
         )
-    parts = ("chunk_index", "file_index", "from_timestamp")
-    videos = [f"videos/{key}/{part}" for key in _cameras(info) for part in parts]
-    wanted = ["episode_index", "length", "data/chunk_index", "data/file_index", *videos]
+    parts = ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
+    videos = [f"videos/{key}/{part}" for key in _keys(info, "video") for part in parts[:3]]
+    sounds = [f"audio/{key}/{part}" for key in _keys(info, "audio") for part in parts]
+    wanted = ["episode_index", "length", "data/chunk_index", "data/file_index", *videos, *sounds]
     episodes = []
     for path in files:
         columns = {name: column.to_pylist() for name, column in read_columns(str(path), wanted).items()}
@@ -154,17 +181,31 @@ def _episodes_v3(root: Path, info: dict[str, Any]) -> list[Episode]:
 
 def _episode_v3(root: Path, info: dict[str, Any], row: dict[str, Any]) -> Episode:
     place = {"chunk_index": row["data/chunk_index"], "file_index": row["data/file_index"]}
-    videos = {key: _video_v3(root, info, key, row) for key in _cameras(info)}
-    return Episode(int(row["episode_index"]), int(row["length"]), _fill(root, info, "data_path", place), videos)
+    videos = {key: _media_v3(root, info, "video", f"videos/{key}", row) for key in _keys(info, "video")}
+    sounds = {key: _media_v3(root, info, "audio", f"audio/{key}", row) for key in _keys(info, "audio")}
+    data = _fill(root, info, "data_path", place)
+    where = str(root / "meta" / "episodes")
+    return Episode(_whole(row["episode_index"], where), _whole(row["length"], where), data, videos, sounds)
 
 
-def _video_v3(root: Path, info: dict[str, Any], key: str, row: dict[str, Any]) -> VideoPart:
-    place = {part: row[f"videos/{key}/{part}"] for part in ("chunk_index", "file_index")}
-    return VideoPart(_fill(root, info, "video_path", place | {"video_key": key}), row[f"videos/{key}/from_timestamp"])
+def _media_v3(root: Path, info: dict[str, Any], kind: str, prefix: str, row: dict[str, Any]) -> MediaPart:
+    place = {part: row[f"{prefix}/{part}"] for part in ("chunk_index", "file_index")}
+    path = _fill(root, info, f"{kind}_path", place | {f"{kind}_key": prefix.partition("/")[2]})
+    times = [row[f"{prefix}/from_timestamp"], row.get(f"{prefix}/to_timestamp", math.inf)]
+    if not all(isinstance(time, float) and not math.isnan(time) for time in times):
+        where = str(root / "meta" / "episodes")
+        raise log_error(where, f"{prefix} from {times[0]} to {times[1]}", "seconds", "Download it again.")
+    return MediaPart(path, *times)
 
 
-def _cameras(info: dict[str, Any]) -> list[str]:
-    return [key for key, feature in info["features"].items() if feature["dtype"] == "video"]
+def _whole(value: Any, where: str) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise log_error(where, f"{value!r:.80}", "a whole number", "Download the data set again.")
+
+
+def _keys(info: dict[str, Any], dtype: str) -> list[str]:
+    return [key for key, feature in info["features"].items() if feature["dtype"] == dtype]
 
 
 def _fill(root: Path, info: dict[str, Any], key: str, place: dict[str, Any]) -> str:
@@ -181,7 +222,8 @@ def _fill(root: Path, info: dict[str, Any], key: str, place: dict[str, Any]) -> 
 
 
 def _tasks_v2(root: Path) -> dict[int, str]:
-    return {int(row["task_index"]): str(row["task"]) for row in _read_lines(root / "meta" / "tasks.jsonl", "task")}
+    path = root / "meta" / "tasks.jsonl"
+    return {_whole(row.get("task_index"), str(path)): str(row["task"]) for row in _read_lines(path, "task")}
 
 
 def _tasks_v3(root: Path) -> dict[int, str]:
@@ -191,7 +233,9 @@ def _tasks_v3(root: Path) -> dict[int, str]:
     if texts is None or "task_index" not in columns:
         where = str(root / "meta" / "tasks.parquet")
         raise log_error(where, f"columns {sorted(columns)}", "task_index and task", "Download it again.")
-    return dict(zip(columns["task_index"].to_pylist(), map(str, texts.to_pylist()), strict=True))
+    where = str(root / "meta" / "tasks.parquet")
+    indices = [_whole(index, where) for index in columns["task_index"].to_pylist()]
+    return dict(zip(indices, map(str, texts.to_pylist()), strict=True))
 
 
 def _read_lines(path: Path, key: str) -> list[dict[str, Any]]:
@@ -202,7 +246,7 @@ def _read_lines(path: Path, key: str) -> list[dict[str, Any]]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             row = json.loads(line) if line.strip() else None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise log_error(f"{path}: line {number}", f"invalid JSON ({error})", "one object per line", "") from error
         if row is not None and (not isinstance(row, dict) or key not in row):
             raise log_error(f"{path}: line {number}", f"{line[:80]!r}", f"an object with {key!r}", "Download it again.")

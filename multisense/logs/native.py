@@ -5,8 +5,12 @@ attrs  format="multisense-log"  version=1  source=<text>  ...
     times    float64 (N,)      seconds on the log's clock, strictly increasing
     anchors  float64 (K, 2)    (sample index, seconds), piecewise linear, instead of times
     data     (N, *sample)      absent when the file `media`, beside the log, holds the frames
+    flushed  int64 (2,)        by `LogWriter` only: how many rows of data, and of times or anchors, are whole
 /labels/<name>      attrs: reduce, classes, units; `times` and `data`, or an attribute `value` for one per log
 /clock/<sensor>     attrs: offset_s, drift_ppm; applied when reading (see `clock.corrected` for the signs)
+
+While a log is recorded, and after its process was killed, the attribute recording=True says that it ends at `flushed`.
+A stream with none flushed is left out.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,13 +27,18 @@ from multisense.logs.files import fingerprint_files, stays_inside
 from multisense.logs.media import Video, open_video
 from multisense.logs.native_write import FORMAT, VERSION, Recording, write_log
 from multisense.logs.pool import POOL
+from multisense.logs.unfinished import open_hdf5
 from multisense.types import Label, Reduction, SensorInfo, Stream
 
 __all__ = ["FORMAT", "VERSION", "NativeLog", "Recording", "write_log"]
 
+EVERY_ROW = 1 << 62
+
 
 class NativeLog:
     """A native log, checked on opening: format, version, lengths, every time stamp, and that its media are there.
+
+    One that is being recorded is seen as it was when opened; `attributes["recording"]` tells.
 
     Holds no open file, so it pickles and forks; data are read through the pool.
 
@@ -44,7 +53,8 @@ class NativeLog:
             self.attributes = {key: _plain(value) for key, value in file.attrs.items()}
             self.source = str(self.attributes.get("source", ""))
             names = map(str, _group(file, "streams", self.path))
-            streams = {name: _group(file, f"streams/{name}", self.path) for name in names}
+            groups = {name: _group(file, f"streams/{name}", self.path) for name in names}
+            streams = {name: group for name, group in groups.items() if _flushed(group, self.path)[0]}
             self._media = {name: _media(group, self.path) for name, group in streams.items() if "media" in group.attrs}
             self.sensors: Mapping[str, SensorInfo] = {
                 name: _info(file, group, self._media.get(name), self.path) for name, group in streams.items()
@@ -80,7 +90,7 @@ class _OpenLog:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._file = h5py.File(path, "r", locking=False)
+        self._file = open_hdf5(path)
         self._streams: dict[str, tuple[Clock, h5py.Dataset | None]] = {}
 
     def stream(self, sensor: str) -> tuple[Clock, h5py.Dataset | None]:
@@ -102,7 +112,7 @@ def _opened(path: str) -> Iterator[h5py.File]:
         raise log_error(path, "no such file", "a native log (.h5)", "Check the path.")
     if not h5py.is_hdf5(path):
         raise log_error(path, "a file that is not HDF5", "a native log (.h5)", "Write it with `write_log`.")
-    with _naming_damage(path), h5py.File(path, "r", locking=False) as file:
+    with _naming_damage(path), open_hdf5(path) as file:
         _check_header(file, path)
         yield file
 
@@ -159,6 +169,12 @@ def _clock(file: h5py.File, group: h5py.Group, path: str) -> Clock:
         raise log_error(where, " and ".join(kinds) or "neither times nor anchors", "times or anchors", fix)
     stamps = np.asarray(_dataset(group, kinds[0], where)[()], np.float64)
     count = len(stamps) if "media" in group.attrs else len(_dataset(group, "data", where))
+    if _plain(file.attrs.get("recording")) is True:
+        rows, known = _flushed(group, path)
+        count, stamps = min(count, rows), stamps[:known]
+        if kinds == ["times"]:  # the counts may be newer than the lengths, which the writer changes as we read
+            count = min(count, len(stamps))
+            stamps = stamps[:count]
     if not count:
         raise log_error(where, "no samples", "at least one", "Leave a sensor that recorded nothing out of the log.")
     offset_s, drift_ppm = _correction(file, where.rpartition("/")[2], path)
@@ -168,6 +184,19 @@ def _clock(file: h5py.File, group: h5py.Group, path: str) -> Clock:
     check_anchors(stamps, f"{where}/anchors")
     stamps[:, 1] = corrected(stamps[:, 1], offset_s, drift_ppm)
     return AnchoredClock(stamps, _rate(group, where), count)
+
+
+def _flushed(group: h5py.Group, path: str) -> tuple[int, int]:
+    """Whole rows of data, and of times or anchors; all of them in a log that was written in one go."""
+    if "flushed" not in group:
+        return EVERY_ROW, EVERY_ROW
+    where = f"{path}: {group.name}"
+    counts = _dataset(group, "flushed", where)
+    if counts.shape != (2,) or counts.dtype.kind not in "iu" or (counts[()] < 0).any():
+        found = f"{counts.dtype} of shape {counts.shape}"
+        raise log_error(f"{where}/flushed", found, "two counts", "It was damaged: copy the log again.")
+    rows, known = counts[()].tolist()
+    return rows, known
 
 
 def _rate(group: h5py.Group, where: str) -> float:

@@ -1,33 +1,40 @@
-"""Opening what is at a path: a native log, a folder of them, or a LeRobot root, recognised by what is in it."""
+"""Opening what is at a path, whatever its format: recognised by what is in it, never by a name alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import h5py
 
+from multisense.logs import droid, folder, hdf5, hub, mapping, mcap, rlds, ros, ulog, vrs, xdf, zarr_buffer
 from multisense.logs.base import LogError, SensorLog, log_error
 from multisense.logs.lerobot import LeRobotLog
 from multisense.logs.lerobot_meta import read_root
 from multisense.logs.native import NativeLog
 
 SUFFIXES = (".h5", ".hdf5")
+FORMATS = (mapping, droid, hdf5, ros, mcap, zarr_buffer, rlds, xdf, ulog, vrs)
+"""Asked in this order, so that the more particular comes first: a bag's folder holds MCAP files as well."""
 
 
 def open_log(path: str | Path) -> SensorLog:
-    """The one log at `path`: a native file, or a folder or LeRobot root that holds a single log.
+    """The one log at `path`, of any format; see `open_logs`.
 
     Raises LogError when there is nothing readable, or more than one log.
     """
-    candidates = _candidates(Path(path))
+    candidates = _candidates(path)
     if len(candidates) > 1:
         raise log_error(str(path), f"{len(candidates)} logs", "one", "Use `open_logs`, or name one file.")
     return next(iter(candidates.values()))()
 
 
 def open_logs(path: str | Path) -> list[SensorLog]:
-    """All logs at `path`, sorted by name; raises the LogError of the first that cannot be opened."""
-    return [open_one() for open_one in _candidates(Path(path)).values()]
+    """All logs at `path`, sorted by name; raises the LogError of the first that cannot be opened.
+
+    `path` is a native log or a folder of them, anything of a foreign format (a file, its folder, or a folder of such
+    files), a plain folder of media and tables, or `hf://datasets/OWNER/NAME`.
+    """
+    return [open_one() for open_one in _candidates(path).values()]
 
 
 def survey_logs(path: str | Path) -> tuple[list[SensorLog], dict[str, LogError]]:
@@ -37,7 +44,7 @@ def survey_logs(path: str | Path) -> tuple[list[SensorLog], dict[str, LogError]]
     """
     logs: list[SensorLog] = []
     errors: dict[str, LogError] = {}
-    for name, open_one in _candidates(Path(path)).items():
+    for name, open_one in _candidates(path).items():
         try:
             logs.append(open_one())
         except LogError as error:
@@ -45,23 +52,42 @@ def survey_logs(path: str | Path) -> tuple[list[SensorLog], dict[str, LogError]]
     return logs, errors
 
 
-def _candidates(path: Path) -> dict[str, Callable[[], SensorLog]]:
+def _candidates(given: str | Path) -> dict[str, Callable[[], SensorLog]]:
     """What looks like a log, by name, not opened yet."""
+    path = hub.resolve(str(given)) if hub.recognises(str(given)) else Path(given)
+    if not path.exists():
+        raise log_error(str(path), "nothing", "a log or a folder of logs", "Check the path.")
+    if (path / "meta" / "info.json").is_file() or (path / "meta" / "episodes.jsonl").is_file():
+        return _episodes(path)
+    for form in FORMATS:
+        if form.recognises(path):
+            return form.candidates(path)
     if path.is_file():
         return {path.stem: partial(NativeLog, path)}
-    if not path.is_dir():
-        raise log_error(str(path), "nothing", "a native log, a folder of them or a LeRobot root", "Check the path.")
-    if (path / "meta").is_dir():
-        root = read_root(path)
-        episodes = sorted(root.episodes, key=lambda episode: episode.index)
-        return {f"episode_{episode.index:06d}": partial(LeRobotLog, root, episode) for episode in episodes}
-    files = sorted(file for file in path.iterdir() if _is_log_file(file))
-    if not files:
-        fix = "Simulate or record some, or name the folder that holds them."
-        raise log_error(str(path), "no logs", "native logs (.h5), or the meta/ of a LeRobot root", fix)
-    return {file.stem: partial(NativeLog, file) for file in files}
+    found = {name: opener for file in sorted(path.iterdir()) for name, opener in _inside(file)}
+    if found:
+        return found
+    if folder.recognises(path):
+        return folder.candidates(path)
+    fix = "Simulate or record some, or name the folder that holds them."
+    raise log_error(str(path), "no logs", "logs of a format that multisense reads", fix)
 
 
-def _is_log_file(file: Path) -> bool:
-    """Hidden files are unfinished writes; a file named like a log is one, or a mistake to be reported."""
-    return file.is_file() and file.name[0] != "." and (file.suffix in SUFFIXES or h5py.is_hdf5(file))
+def _episodes(path: Path) -> dict[str, Callable[[], SensorLog]]:
+    root = read_root(path)
+    episodes = sorted(root.episodes, key=lambda episode: episode.index)
+    return {f"episode_{episode.index:06d}": partial(LeRobotLog, root, episode) for episode in episodes}
+
+
+def _inside(file: Path) -> Iterator[tuple[str, Callable[[], SensorLog]]]:
+    """The logs of one entry of a folder: a native file, or one of a format that is a single file or store."""
+    if file.name[0] == ".":  # unfinished writes are hidden
+        return
+    if file.is_file() and (file.suffix in SUFFIXES or h5py.is_hdf5(file)):
+        yield file.stem, partial(NativeLog, file)
+        return
+    for form in (zarr_buffer, xdf, ulog, vrs):
+        if form.recognises(file):
+            found = form.candidates(file)
+            yield from found.items() if len(found) == 1 else ((f"{file.stem}-{name}", f) for name, f in found.items())
+            return

@@ -2,18 +2,16 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context, parent_process
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from multisense.logs.native import Recording, write_log
+from multisense.logs.parallel import each
 from multisense.sim.arm import HIGH_M, commands, inverse_kinematics
 from multisense.sim.clocks import ClockFault, apply_fault, describe
 from multisense.sim.impacts import find_impacts
@@ -163,7 +161,7 @@ def simulate_tabletop(
     )
     with Progress(*columns) as progress:
         task = progress.add_task(folder.name, total=episodes, completed=episodes - len(missing))
-        for _ in _each(write, missing, min(workers or _cores(), len(missing))):
+        for _ in each(write, missing, workers):
             progress.advance(task)
     return paths
 
@@ -182,35 +180,6 @@ def simulate_world(
     if world != "tabletop":
         raise ValueError(f"no world '{world}' to simulate; there is 'tabletop'")
     return simulate_tabletop(out, episodes, seconds, seed, size, workers, faults)
-
-
-def _each(write: Callable[[int], None], indices: list[int], workers: int) -> Iterator[None]:
-    """Call `write` on every index, yielding as each is done; the first error ends it."""
-    if workers <= 1:
-        yield from map(write, indices)
-        return
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_parent)
-    try:
-        for done in as_completed([pool.submit(write, index) for index in indices]):
-            yield done.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _end_with_parent() -> None:
-    """Without this, workers of a killed run would wait for work for ever."""
-    parent = parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    Thread(target=watch, daemon=True).start()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _claim(folder: Path, parameters: dict) -> None:

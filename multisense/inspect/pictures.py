@@ -58,10 +58,22 @@ def _heat(values: np.ndarray, x: float, y: float, width: float, height: float, c
     return _image((colormaps[cmap](scaled)[..., :3] * 255).astype(np.uint8), x, y, width, height)
 
 
-def recording(log: SensorLog, sensors: Sequence[str], seconds: float = 8.0, mark: str = "contact") -> str:
-    """The first seconds of a log: every sensor drawn on one time axis, the spans of the class label `mark` shaded."""
+Spans = Sequence[tuple[float, float, str]]
+"""(start_s, stop_s, what is there)"""
+
+
+def recording(
+    log: SensorLog,
+    sensors: Sequence[str],
+    seconds: float = 8.0,
+    mark: str = "contact",
+    faults: Mapping[str, Spans] | None = None,
+    start_s: float | None = None,
+) -> str:
+    """Some seconds of a log, from its start unless told: every sensor drawn on one time axis, the spans of the class
+    label `mark` shaded, and `faults` by sensor outlined on that sensor's row."""
     infos = [log.sensors[name] for name in sensors if name in log.sensors]
-    start = min(i.start_s for i in infos)
+    start = min(i.start_s for i in infos) if start_s is None else start_s
     stop = min(max(i.stop_s for i in infos), start + seconds)
     rows: list[str] = []
     y = 22.0
@@ -70,6 +82,7 @@ def recording(log: SensorLog, sensors: Sequence[str], seconds: float = 8.0, mark
         height = _row_height(info, stop - start)
         rows += [_text(0, y + 14, info.name, style="strong"), _text(0, y + 30, f"{info.rate_hz:g} Hz", style="faint")]
         rows += _row(info, stream, (start, stop), y, height)
+        rows += _faults((faults or {}).get(info.name, ()), (start, stop), y, height)
         y += height + 12
     plot = WIDTH - LEFT - RIGHT
     shade = [
@@ -79,6 +92,19 @@ def recording(log: SensorLog, sensors: Sequence[str], seconds: float = 8.0, mark
     ]
     legend = [_text(LEFT, 11, f"shaded: {mark}", style="faint")] if shade else []
     return _svg(y + 24, [*rows, *shade, *legend, *_time_axis(start, stop, y + 2)], f"{log.name}: {stop - start:.1f} s")
+
+
+def _faults(spans: Spans, span: tuple[float, float], y: float, height: float) -> list[str]:
+    scale = (WIDTH - LEFT - RIGHT) / (span[1] - span[0])
+    drawn = []
+    for begin, end, what in spans:
+        a, b = max(begin, span[0]), min(end, span[1])
+        if a <= b:
+            box = f'x="{LEFT + (a - span[0]) * scale:.1f}" width="{max((b - a) * scale, 3):.1f}"'
+            drawn.append(
+                f'<rect class="fault" {box} y="{y:.1f}" height="{height:.1f}"><title>{escape(what)}</title></rect>'
+            )
+    return drawn
 
 
 def _time_axis(start: float, stop: float, y: float) -> list[str]:

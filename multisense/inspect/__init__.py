@@ -1,0 +1,1 @@
+"""What is in the logs, and whether it can be trusted: streams, clocks, bandwidth."""

@@ -1,0 +1,113 @@
+"""What happens in a stream, as a few numbers over time: the common language in which clocks of unlike senses are compared.
+
+Every sensor becomes features on one fine grid: how much it moves (`energy`) and how suddenly more (`onset`). They are
+logarithms, so that one loud event does not speak for all, and they stand in the middle between the samples they compare,
+so that a slow camera is not late.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import uniform_filter1d
+
+from multisense.logs.base import SensorLog
+from multisense.types import Stream
+
+RATE_HZ = 200.0
+SEGMENT_S = 30.0
+"""Longer logs are cut into segments of this length: the unit that is shuffled for the null and left out for the error."""
+SHORTEST_S = 2.0
+TREND_S = 0.5
+"""Slower changes are taken off: what goes on after an event (an object that slides on) would pull the lag with it."""
+MAX_CHANNELS = 32
+PROBES = ("energy", "onset")
+
+
+@dataclass(frozen=True, repr=False)
+class Segment:
+    """A stretch of one log in which every sensor has data."""
+
+    log: int
+    start_s: float
+    features: Mapping[str, Mapping[str, np.ndarray]]
+    """sensor -> probe -> (T, F) at RATE_HZ"""
+
+    @property
+    def count(self) -> int:
+        return len(next(iter(next(iter(self.features.values())).values())))
+
+
+def segments(number: int, log: SensorLog, sensors: list[str], longest_s: float) -> list[Segment]:
+    """The segments of a log, up to `longest_s` of it in all, evenly spread; none where its sensors hardly overlap."""
+    start = max(log.sensors[name].start_s for name in sensors)
+    stop = min(log.sensors[name].stop_s for name in sensors)
+    count = int((stop - start) // SEGMENT_S) or int(stop - start >= SHORTEST_S)
+    length = min(stop - start, SEGMENT_S)
+    keep = max(int(longest_s // length), 1) if count else 0
+    chosen = np.unique(np.linspace(0, count - 1, min(keep, count)).round().astype(int)) if count else []
+    return [_segment(number, log, sensors, start + SEGMENT_S * k, length) for k in chosen]
+
+
+def _segment(number: int, log: SensorLog, sensors: list[str], start_s: float, length_s: float) -> Segment:
+    grid = start_s + np.arange(int(length_s * RATE_HZ)) / RATE_HZ
+    found = {}
+    for name in sensors:
+        stream = log.read(name, start_s, start_s + length_s)
+        times, energy = _energy(stream, log.sensors[name].modality)
+        onset_times, onset = (times[1:] + times[:-1]) / 2, np.maximum(np.diff(energy, axis=0), 0)
+        found[name] = {"energy": _on_grid(grid, times, energy), "onset": _on_grid(grid, onset_times, onset)}
+    return Segment(number, start_s, found)
+
+
+def _on_grid(grid: np.ndarray, times: np.ndarray, values: np.ndarray) -> np.ndarray:
+    if len(times) < 2:
+        return np.zeros((len(grid), values.shape[1]))
+    found = np.stack([np.interp(grid, times, column) for column in values.T], axis=1)
+    return found - uniform_filter1d(found, round(TREND_S * RATE_HZ), axis=0)
+
+
+def _energy(stream: Stream, modality: str) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) times and (N, F) logarithms of how much happens, at the sensor's own rate (at most about RATE_HZ)."""
+    data = stream.data
+    if modality == "audio":
+        return _loudness(stream)
+    if data.ndim == 4 and data.shape[3] == 3 and data.dtype == np.uint8:
+        return _change(stream.times_s, data, step=2)
+    flat = data.reshape(len(data), -1).astype(np.float32)
+    if modality == "touch":
+        return _pressure(stream.times_s, flat)
+    return _speed(stream.times_s, flat)
+
+
+def _loudness(stream: Stream) -> tuple[np.ndarray, np.ndarray]:
+    block = max(round(stream.rate_hz / RATE_HZ), 1)
+    count = len(stream.data) // block
+    sound = stream.data[: count * block].reshape(count, -1).astype(np.float64)
+    power = (sound**2).mean(axis=1) if count else np.zeros(0)
+    floor = 1e-2 * np.median(power) + 1e-12 if count else 1.0
+    times = stream.times_s[: count * block].reshape(count, -1).mean(axis=1) if count else np.zeros(0)
+    return times, np.log(power + floor)[:, None]
+
+
+def _change(times: np.ndarray, frames: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Over two frames: codecs that send every second frame whole flicker in between."""
+    small = frames[:, ::2, ::2].astype(np.int16)
+    change = np.array([np.abs(b - a).mean() for a, b in zip(small, small[step:], strict=False)])
+    floor = np.median(change) + 1e-3 if len(change) else 1.0
+    return times[step // 2 : len(times) - (step - step // 2)], np.log(change + floor)[:, None]
+
+
+def _pressure(times: np.ndarray, taxels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Taxels at rest are where each is most of the time."""
+    rest = np.median(taxels, axis=0) if len(taxels) else 0.0
+    total = np.abs(taxels - rest).sum(axis=1)
+    return times, np.log(total + np.median(total) + 1e-6 if len(total) else total)[:, None]
+
+
+def _speed(times: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of every channel: of a position its speed, of a velocity its acceleration, of a torque the rate of loading."""
+    step = max(round(len(times) / max(np.ptp(times), 1e-9) / RATE_HZ), 1) if len(times) > 1 else 1
+    change = np.abs(values[step:] - values[:-step])[:, :MAX_CHANNELS]
+    floor = np.median(change, axis=0) + 1e-9 if len(change) else 1.0
+    return (times[step:] + times[:-step]) / 2, np.log(change + floor)

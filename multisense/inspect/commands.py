@@ -1,0 +1,79 @@
+"""What `multisense info`, `check` and `align` print."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from multisense.inspect.align import Alignment, find_offsets
+from multisense.inspect.bandwidth import bandwidth, bandwidth_table
+from multisense.inspect.bandwidth_plot import bandwidth_plot
+from multisense.inspect.correct import apply_offsets
+from multisense.inspect.findings import findings_table, has_errors
+from multisense.inspect.info import info, info_tables
+from multisense.inspect.page import write_check_page
+from multisense.inspect.streams import check_logs
+from multisense.logs.open import open_logs, survey_logs
+
+
+def show_info(path: str, console: Console, as_json: bool, with_bandwidth: bool, picture: Path | None) -> None:
+    """Print the facts of the logs at `path`; an unreadable log is named, and does not hide the others."""
+    logs, errors = survey_logs(path)
+    facts = info(logs)
+    rates = bandwidth(logs) if with_bandwidth else None
+    if rates is not None and picture is not None:
+        bandwidth_plot(rates, picture)
+    if as_json:
+        tree = facts.as_dict() | {"errors": {name: str(error) for name, error in errors.items()}}
+        tree |= {"bandwidth": rates.as_dict()} if rates is not None else {}
+        print(json.dumps(tree, indent=1))
+        return
+    for table in [*info_tables(facts), *([bandwidth_table(rates)] if rates is not None else [])]:
+        console.print(table)
+    for name, error in errors.items():
+        console.print(f"unreadable: {name}: {error}", markup=False, highlight=False)
+
+
+def show_check(path: str, console: Console, html: Path | None, clocks: bool) -> int:
+    """Print what is wrong with the logs at `path`; returns the exit status, 1 where there are errors."""
+    logs, errors = survey_logs(path)
+    findings = check_logs(logs, errors)
+    alignment = _compared(logs) if clocks else None
+    console.print(findings_table(findings) if findings else f"{len(logs)} logs, nothing found")
+    if alignment is not None:
+        console.print(clock_table(alignment))
+    if html is not None:
+        write_check_page(html, path, logs, findings, alignment)
+        console.print(f"Page: {html}")
+    return int(has_errors(findings))
+
+
+def _compared(logs: Sequence) -> Alignment | None:
+    """None where no two sensors are in every log: then there are no clocks to compare."""
+    shared = set.intersection(*(set(log.sensors) for log in logs)) if logs else set()
+    return find_offsets(logs) if len(shared) > 1 else None
+
+
+def show_align(path: str, console: Console, reference: str | None, sensors: Sequence[str] | None, apply: bool) -> None:
+    """Print the clocks of the logs at `path`; where asked, record what was determined."""
+    logs = open_logs(path)
+    alignment = find_offsets(logs, reference, sensors)
+    console.print(clock_table(alignment))
+    if apply:
+        corrected = apply_offsets(logs, alignment)
+        console.print(f"recorded in {len(logs)} logs for: {', '.join(corrected) or 'no sensor'}")
+
+
+def clock_table(alignment: Alignment) -> Table:
+    """One row a sensor: how late it is stamped against the reference."""
+    table = Table(title=f"clocks against {alignment.reference}")
+    for column in ("sensor", "late by", "drift", "confidence", "why undetermined"):
+        table.add_column(column)
+    for offset in alignment.offsets.values():
+        known = offset.is_determined
+        late = f"{offset.late_s * 1e3:+.1f} ± {offset.error_s * 1e3:.1f} ms" if known else "undetermined"
+        drift = f"{offset.drift_ppm:+.0f} ppm" if offset.drift_ppm == offset.drift_ppm else "-"
+        table.add_row(offset.sensor, late, drift, f"{max(offset.confidence, 0):.2f}", offset.reason)
+    return table

@@ -1,0 +1,41 @@
+"""What was found about the clocks, written down in the logs as metadata; no sample and no stamp is touched."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from multisense.inspect.align import Alignment, Offset
+from multisense.logs.base import SensorLog, log_error
+from multisense.logs.native import NativeLog
+from multisense.logs.pool import POOL
+
+METHOD = "multisense align: whitened cross-covariance of activity"
+
+
+def apply_offsets(logs: Sequence[SensorLog], alignment: Alignment) -> list[str]:
+    """Record every determined offset and drift in `/clock/<sensor>` of every log, on top of what stands there.
+
+    Returns the sensors corrected. Raises LogError, before anything is written, where a log is of a foreign format.
+    """
+    for log in logs:
+        if not isinstance(log, NativeLog):
+            fix = "Make native logs of it first: multisense import."
+            raise log_error(log.path, f"a log that is read in place ({type(log).__name__})", "a native log", fix)
+    found = [offset for offset in alignment.offsets.values() if offset.is_determined]
+    POOL.close()  # HDF5 does not write to a file that this process has open for reading
+    for log in logs:
+        with h5py.File(Path(log.path), "r+") as file:
+            for offset in found:
+                _record(file.require_group(f"clock/{offset.sensor}"), offset, alignment)
+    return [offset.sensor for offset in found]
+
+
+def _record(group: h5py.Group, offset: Offset, alignment: Alignment) -> None:
+    """The correction that undoes an offset: t' = t + offset_s + drift_ppm 1e-6 (t - t0), see logs/clock.py."""
+    gain = 0.0 if np.isnan(offset.drift_ppm) else offset.drift_ppm
+    at_start = offset.late_s - gain * 1e-6 * alignment.middle_s
+    group.attrs["offset_s"] = float(group.attrs.get("offset_s", 0.0)) - at_start
+    group.attrs["drift_ppm"] = float(group.attrs.get("drift_ppm", 0.0)) - gain
+    group.attrs.update({"method": METHOD, "reference": alignment.reference, "confidence": offset.confidence})

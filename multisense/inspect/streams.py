@@ -1,0 +1,227 @@
+"""Is each stream what it claims to be? Whole data sets are read once, in blocks, and judged log by log and over all logs.
+
+`dead` means exactly constant over the whole data set: a taxel nobody touched in one log, or a joint at rest, is healthy.
+What is normal for a channel, such as whether it ever repeats a value, is learnt from the data set itself.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from multisense.inspect.across import across_logs, across_streams
+from multisense.inspect.channels import named
+from multisense.inspect.findings import Finding, Level, worst_first
+from multisense.inspect.tally import Run, Tally, tally
+from multisense.logs import LogError, NativeLog, SensorLog, survey_logs
+from multisense.logs.media import open_video
+from multisense.logs.pool import POOL
+
+RATE_OFF = 0.01
+"""Relative: clock drift is below 0.001, while a wrong nominal rate (29.97 for 30 is allowed) is off by far more."""
+RATE_WRONG = 0.1
+"""From here on, windows cut by the nominal rate hold the wrong number of samples: an error."""
+IRREGULAR_SHARE = 0.1
+"""Of the steps; above it, the sensor has jitter rather than a hiccup."""
+FEW_STEPS = 10
+"""Below it, rates and runs mean nothing."""
+RARELY = 0.05
+"""Of the steps: a signal that repeats itself more rarely has a noise floor, so a long repeat is a fault."""
+RARELY_STILL = 0.25
+"""The same of pictures: a scene may stand still, but a camera that mostly sees no change tells nothing by a long one."""
+FROZEN_S = 1.0
+"""A picture or a signal with a noise floor that stays the same for so long is stuck; shorter stalls are dropped frames."""
+DROPOUT_S = 0.1
+"""Sound that does not change at all for so long is no pause: a microphone has a noise floor."""
+DARK_S = 0.5
+"""A covered or blinded camera; shorter flashes may be the scene."""
+CLIP_SHARE = {"audio": 2e-4}
+SIGNAL_CLIP_SHARE = 0.01
+"""Of the samples, in runs of three and more at the extreme. Clipped sound is audible from a few in ten thousand; a signal
+has slower samples, of which a few may agree by chance."""
+CLIP_MOST = 0.5
+"""A signal at its extreme for more than half of the time rests there."""
+CLIP_LEVELS = 50
+"""A signal of fewer quantisation steps than this reaches its extreme repeatedly without any fault."""
+NOISE_TURNS = 0.1
+"""Of pairs of steps: noise turns in 2 of 3, a smooth command almost never, and smooth commands have plateaus."""
+CLIP_RUNS = 5
+"""Noise that is cut off touches the limit again and again; a hand that is told to open rests there once or twice."""
+BY_DESIGN = ("bookkeeping",)
+"""Reasons for leaving something out that are worth no word."""
+
+
+def check(path: str | Path) -> list[Finding]:
+    """Everything found in the logs at `path`, the worst first; logs that cannot be opened are findings too.
+
+    Raises LogError only where `path` as a whole cannot be read.
+    """
+    logs, errors = survey_logs(path)
+    return check_logs(logs, errors)
+
+
+def check_logs(logs: Sequence[SensorLog], errors: Mapping[str, LogError] | None = None) -> list[Finding]:
+    """`check` of logs already open, with the errors of those that did not open, by name."""
+    findings = [_unreadable(name, str(error)) for name, error in (errors or {}).items()]
+    tallies: dict[str, dict[str, Tally]] = {}
+    for log in logs:
+        tallies[log.name] = {}
+        for sensor in log.sensors:
+            try:
+                tallies[log.name][sensor] = tally(log, sensor)
+            except LogError as error:
+                findings.append(_unreadable(log.name, str(error), sensor))
+        for found in tallies[log.name].values():
+            findings += _times(log.name, found)
+            findings += _pictures(log.name, found)
+            findings += _values(log.name, found)
+        findings += across_streams(log)
+        findings += _surplus_frames(log)
+    findings += _skipped(logs)
+    findings += across_logs(logs, tallies)
+    return worst_first(findings)
+
+
+STAMPS = re.compile(r"not increasing: (\S+) at \d+, then (\S+?)[;\s]")
+
+
+def _unreadable(log: str, message: str, sensor: str = "") -> Finding:
+    """What a reader refused: its message names the sensor and, for stamps, what is wrong with them."""
+    named = re.search(r"/streams/([\w.-]+?)(?:/|:|\s|$)", message)
+    stamps = STAMPS.search(message)
+    if stamps:
+        kind = "duplicate" if stamps[1] == stamps[2] else "backward"
+    elif "expected finite numbers" in message:
+        kind = "stamps"
+    elif re.search(r"\d frames .*for (the )?\d+ (times|rows)|expected one time per sample", message):
+        kind = "frames"
+    else:
+        kind = "unreadable"
+    return Finding("error", log, sensor or (named[1] if named else ""), kind, message)
+
+
+def _skipped(logs: Sequence[SensorLog]) -> Iterator[Finding]:
+    """What readers left out: once for the data set where all logs agree, else log by log."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for log in logs:
+        for name, reason in getattr(log, "skipped", {}).items():
+            if reason not in BY_DESIGN:
+                reasons.setdefault((name, reason), []).append(log.name)
+    for (name, reason), where in reasons.items():
+        for log in [""] if len(where) == len(logs) > 1 else where:
+            if "not increasing" in reason or "expected finite numbers" in reason:
+                yield _unreadable(log, f"left out: {reason}", name)
+            else:
+                yield Finding("info", log, name, "skipped", f"left out: {reason}")
+
+
+def _times(log: str, found: Tally) -> Iterator[Finding]:
+    info, times = found.info, found.times
+    if times.steps < FEW_STEPS:
+        yield Finding("info", log, info.name, "few", f"only {info.count} samples: too few to judge their clock")
+        return
+    jitter = times.irregular / times.steps
+    gaps = times.long_gaps if jitter > IRREGULAR_SHARE else times.gaps
+    if jitter > IRREGULAR_SHARE:
+        message = f"{jitter:.0%} of the steps are irregular, expected about {times.period_s * 1e3:.4g} ms each"
+        yield Finding("warning", log, info.name, "jitter", message)
+    if gaps.count:
+        longest = f"the longest {gaps.stop_s - gaps.start_s:.4g} s"
+        message = f"{gaps.count} gaps, {longest}: about {gaps.lost} samples lost beside {info.count}"
+        yield Finding("warning", log, info.name, "gap", message, gaps.start_s, gaps.stop_s)
+    mean_s = times.regular_s / max(times.steps - times.gaps.count, 1)
+    measured = 1 / (mean_s if jitter > IRREGULAR_SHARE and mean_s > 0 else times.period_s)
+    off = abs(measured / info.rate_hz - 1)
+    if off > RATE_OFF:
+        level: Level = "error" if off > RATE_WRONG else "warning"
+        message = f"measured {measured:.6g} Hz, expected {info.rate_hz:.6g} Hz, the nominal rate"
+        yield Finding(level, log, info.name, "rate", message)
+
+
+def _pictures(log: str, found: Tally) -> Iterator[Finding]:
+    pictures, name = found.pictures, found.info.name
+    if pictures is None:
+        return
+    for kind, run in (("black", pictures.black), ("white", pictures.white)):
+        if run.count == pictures.count:
+            yield _over("error", log, name, kind, "every frame", run)
+        elif run.seconds >= DARK_S:
+            yield _over("warning", log, name, kind, f"{run.count} of {pictures.count} frames", run)
+    still = pictures.still
+    if still.count == pictures.steps >= FEW_STEPS:
+        yield _over("error", log, name, "frozen", "every frame is the same", still)
+    elif _is_frozen(still, pictures.steps, FROZEN_S, RARELY_STILL):
+        yield _over("warning", log, name, "frozen", "the same frame again and again", still)
+
+
+def _values(log: str, found: Tally) -> Iterator[Finding]:
+    values, info = found.values, found.info
+    if values is None:
+        return
+    if values.bad.any():
+        message = f"{values.bad.sum()} values are NaN or infinite, in {named(info, values.bad > 0)}"
+        start, stop = float(values.bad_from_s), float(values.bad_to_s)
+        yield Finding("error", log, info.name, "nan", message, start, stop + 1 / info.rate_hz)
+    sound = info.modality == "audio"
+    shortest = DROPOUT_S if sound else FROZEN_S
+    if _is_frozen(values.still, values.steps, shortest, RARELY):
+        kind = "dropout" if sound else "frozen"
+        yield _over("warning", log, info.name, kind, "no channel changes at all", values.still)
+    yield from _clipped(log, found)
+    if sound and values.twins and (values.high > values.low).any():
+        message = f"all {len(values.low)} channels are the same, sample by sample: one microphone, stored again"
+        yield Finding("info", log, info.name, "twins", message)
+
+
+def _is_frozen(still: Run, steps: int, seconds: float, rarely: float) -> bool:
+    """A long run of repeats in a stream that hardly ever repeats otherwise, and not all of it."""
+    others = steps - still.longest
+    is_rare = still.count - still.longest <= rarely * others
+    return still.seconds >= seconds and still.longest >= FEW_STEPS <= others and is_rare
+
+
+def _clipped(log: str, found: Tally) -> Iterator[Finding]:
+    values, info = found.values, found.info
+    if values is None or not values.count:
+        return
+    kind = {"audio": "clipped", "touch": "saturated"}.get(info.modality, "clipping")
+    # Pressed skin is at its ceiling; at its floor it is only not touched.
+    is_high = (values.at_high >= values.at_low) | (info.modality == "touch")
+    at, runs = (
+        np.where(is_high, *pair) for pair in ((values.at_high, values.at_low), (values.runs_high, values.runs_low))
+    )
+    share = at / values.count
+    with np.errstate(over="ignore"):  # of absurd values
+        span = np.where(values.high > values.low, values.high - values.low, 0)
+    levels = span / np.minimum(values.least_step, np.finfo(float).max)
+    clipped = (share >= CLIP_SHARE.get(info.modality, SIGNAL_CLIP_SHARE)) & (share < CLIP_MOST) & (levels > CLIP_LEVELS)
+    if info.modality != "audio":
+        clipped &= values.reversals > NOISE_TURNS * values.moves
+        clipped &= runs >= CLIP_RUNS
+    if clipped.any():
+        message = f"up to {share[clipped].max():.2%} of the samples stuck at the extreme, in {named(info, clipped)}"
+        yield Finding("warning", log, info.name, kind, message)
+
+
+def _over(level: Level, log: str, sensor: str, kind: str, message: str, run: Run) -> Finding:
+    return Finding(level, log, sensor, kind, f"{message}, for {run.seconds:.3g} s on end", run.start_s, run.stop_s)
+
+
+def _surplus_frames(log: SensorLog) -> Iterator[Finding]:
+    """Frames in a native log's video beyond its stamps: a lost stamp shifts all later frames. Too few are refused on read."""
+    if not isinstance(log, NativeLog):
+        return
+    with h5py.File(log.path, "r", locking=False) as file:
+        streams = file["streams"]
+        assert isinstance(streams, h5py.Group)  # checked on opening
+        media = {name: group.attrs["media"] for name, group in streams.items() if "media" in group.attrs}
+    for name, video in media.items():
+        try:
+            frames = len(POOL.get(open_video, str(Path(log.path).parent / str(video))).times_s)
+        except LogError:  # reported by the pass over its frames
+            continue
+        if frames > log.sensors[name].count:
+            message = f"{frames} frames in {video} for {log.sensors[name].count} times, expected a time for every frame"
+            yield Finding("error", log.name, name, "frames", message)

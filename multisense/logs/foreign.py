@@ -1,0 +1,189 @@
+"""A log of a foreign format, read in place: sensors whose samples lie anywhere, each on its own clock.
+
+A format is one file of this room that turns what is at a path into `ForeignLog`s. A log keeps only what pickles small: a
+`Samples` knows where its numbers lie and opens their file through the pool when they are asked for.
+"""
+
+import io
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from multisense.logs.base import log_error
+from multisense.logs.clock import Clock, StampedClock, check_times
+from multisense.logs.files import fingerprint_files
+from multisense.logs.media import open_video
+from multisense.logs.pool import POOL
+from multisense.types import Label, SensorInfo, Stream
+
+
+class Samples(Protocol):
+    """Where the samples of one sensor lie."""
+
+    def read(self, first: int, last: int) -> np.ndarray:
+        """(last - first, *sample): the samples [first, last), fetching no others where the format allows it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one array of a file. `opener(path)` gives a closable mapping of arrays, such as an `h5py.File`."""
+
+    opener: Callable[[str], Any]
+    path: str
+    key: str
+    begin: int = 0
+    """Row of the log's first sample."""
+
+    def read(self, first: int, last: int) -> np.ndarray:
+        return np.asarray(POOL.get(self.opener, self.path)[self.key][self.begin + first : self.begin + last])
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Frames of a video file, by their place in presentation order."""
+
+    path: str
+    begin: int = 0
+
+    def read(self, first: int, last: int) -> np.ndarray:
+        return POOL.get(open_video, self.path).frames(range(self.begin + first, self.begin + last))
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images kept one by one as JPEG or PNG bytes; `encoded` gives N objects that are bytes or uint8 arrays."""
+
+    encoded: Samples
+    shape: tuple[int, ...]
+    where: str
+
+    def read(self, first: int, last: int) -> np.ndarray:
+        out = np.empty((last - first, *self.shape), np.uint8)
+        for i, data in enumerate(self.encoded.read(first, last)):
+            image = decode_image(bytes(data), f"{self.where}, image {first + i}")
+            if image.shape != self.shape:
+                raise log_error(
+                    f"{self.where}, image {first + i}", f"shape {image.shape}", f"{self.shape}", "Re-encode it."
+                )
+            out[i] = image
+        return out
+
+
+def decode_image(data: bytes, where: str) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of JPEG or PNG bytes. Raises LogError where they are neither, damaged, or absurdly large."""
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
+            return np.asarray(image.convert("RGB"))
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise log_error(where, f"undecodable image bytes ({error})", "a JPEG or PNG", "Copy the file again.") from error
+
+
+@dataclass(frozen=True)
+class Sensor:
+    """One sensor of a foreign log."""
+
+    info: SensorInfo
+    clock: Clock
+    samples: Samples
+
+
+def stamped(
+    name: str,
+    times_s: np.ndarray,
+    samples: Samples,
+    shape: tuple[int, ...],
+    dtype: str,
+    where: str,
+    *,
+    modality: str = "",
+    rate_hz: float = 0.0,
+    units: str = "",
+    channels: tuple[str, ...] = (),
+) -> Sensor:
+    """A sensor with a time stamp for every sample; a rate of 0 means: measure it, as one over the median step.
+
+    `where` names the file and the place in it. Raises LogError where the stamps are no clock, or there are none.
+    """
+    times_s = np.asarray(times_s, np.float64)
+    if not len(times_s):
+        raise log_error(where, "no samples", "at least one", "Leave this sensor out.")
+    check_times(times_s, len(times_s), where)
+    return on_clock(
+        name, StampedClock(times_s), samples, shape, dtype,
+        modality=modality, rate_hz=rate_hz or measured_rate(times_s), units=units, channels=channels,
+    )  # fmt: skip
+
+
+def on_clock(
+    name: str,
+    clock: Clock,
+    samples: Samples,
+    shape: tuple[int, ...],
+    dtype: str,
+    *,
+    modality: str,
+    rate_hz: float,
+    units: str = "",
+    channels: tuple[str, ...] = (),
+) -> Sensor:
+    """A sensor on a clock already made and checked, such as the anchors of sound."""
+    first, last = clock.times(0, 1)[0], clock.times(clock.count - 1, clock.count)[0]
+    stop = float(last) + 1 / rate_hz
+    info = SensorInfo(name, modality, rate_hz, shape, dtype, float(first), stop, clock.count, units, channels)
+    return Sensor(info, clock, samples)
+
+
+def measured_rate(times_s: np.ndarray) -> float:
+    """Samples per second: one over the median step; 1 for a single sample."""
+    return float(1 / np.median(np.diff(times_s))) if len(times_s) > 1 else 1.0
+
+
+class ForeignLog:
+    """One recording of a foreign format. Holds no open file, so it pickles and forks."""
+
+    def __init__(
+        self,
+        name: str,
+        path: str,
+        sensors: Iterable[Sensor],
+        *,
+        labels: Iterable[Label] = (),
+        files: Iterable[str] = (),
+        skipped: Mapping[str, str] | None = None,
+        notes: Mapping[str, str] | None = None,
+    ) -> None:
+        """`files` are all that the log is read from (`path` alone by default); `skipped` says, by name, why something in
+        them is no sensor; `notes` says, by sensor, what a reader had to decide, such as which of two stamps it took."""
+        self.name, self.path = name, path
+        self._sensors = {sensor.info.name: sensor for sensor in sensors}
+        self.sensors: Mapping[str, SensorInfo] = {name: sensor.info for name, sensor in self._sensors.items()}
+        self.labels: Mapping[str, Label] = {label.name: label for label in labels}
+        self.skipped: Mapping[str, str] = dict(skipped or {})
+        self.notes: Mapping[str, str] = dict(notes or {})
+        self._files = tuple(files) or (path,)
+        if not self.sensors:
+            found = f"no usable sensor; {self.skipped}" if self.skipped else "no usable sensor"
+            raise log_error(f"{path}: {name}", found, "at least one", "Leave this log out, or convert it.")
+
+    def read(self, sensor: str, start_s: float, stop_s: float) -> Stream:
+        """The samples of `sensor` with start_s <= time < stop_s, decoding or reading no others."""
+        if sensor not in self._sensors:
+            where = f"{self.path}: {self.name}"
+            raise log_error(where, f"no sensor '{sensor}'", f"one of {sorted(self._sensors)}", "Check the name.")
+        found = self._sensors[sensor]
+        first, last = found.clock.span(start_s, stop_s)
+        values = found.samples.read(first, last)
+        if len(values) != last - first:
+            where = f"{self.path}: {self.name}/{sensor}"
+            raise log_error(where, f"{len(values)} samples", f"{last - first}, as many as stamps", "Copy it again.")
+        return Stream(sensor, found.clock.times(first, last), values, found.info.rate_hz)
+
+    def fingerprint(self) -> str:
+        return fingerprint_files(self._files, self.name)
+
+    def __repr__(self) -> str:
+        return f"ForeignLog({self.path!r}, {self.name!r}, sensors={list(self.sensors)})"

@@ -1,0 +1,98 @@
+"""Reading an HDF5 file that is being recorded, or was when its process died.
+
+HDF5 itself opens such a file only in its SWMR mode, which meets damage with retries, each twice as long as the one
+before: a file cut short would hang its reader. So the file is shown to HDF5 as if its writer had closed it; damage is
+then an error at once.
+"""
+
+import io
+import os
+import struct
+
+import h5py
+
+SIGNATURE, SUPERBLOCK = b"\x89HDF\r\n\x1a\n", struct.Struct("<8s4B4QL")
+"""Version 3: signature, version, sizes of offsets and lengths, flags, four addresses (the third: end of file), checksum."""
+WRITING = 0b101
+"""The flags of a file open for writing with readers."""
+BEYOND = 1 << 40
+"""A recording grows while it is read: addresses so far beyond its present end count as inside."""
+
+
+def open_hdf5(path: str) -> h5py.File:
+    """The file for reading. Raises OSError when it is damaged or no HDF5 file."""
+    with open(path, "rb") as file:
+        head = file.read(SUPERBLOCK.size)
+    return h5py.File(_AsIfClosed(path, head), "r") if _is_recording(head) else h5py.File(path, "r", locking=False)
+
+
+def _is_recording(head: bytes) -> bool:
+    if len(head) < SUPERBLOCK.size or not head.startswith(SIGNATURE):
+        return False
+    _, version, _, _, flags, *_, checksum = SUPERBLOCK.unpack(head)
+    return version == 3 and flags == WRITING and checksum == lookup3(head[:-4])
+
+
+class _AsIfClosed(io.RawIOBase):
+    """The bytes of the file, the flags in its first ones cleared and its end far away."""
+
+    def __init__(self, path: str, head: bytes) -> None:
+        self._file = io.FileIO(path)
+        self._end = os.fstat(self._file.fileno()).st_size + BEYOND
+        signature, version, offsets, lengths, _, base, extension, _, root, _ = SUPERBLOCK.unpack(head)
+        fields = (signature, version, offsets, lengths, 0, base, extension, self._end, root)
+        self._head = SUPERBLOCK.pack(*fields, lookup3(SUPERBLOCK.pack(*fields, 0)[:-4]))
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._end}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: memoryview) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+        self._file.seek(self._at)
+        count = self._file.readinto(buffer)
+        if count < len(buffer):
+            raise OSError(f"the file ends at {self._at + count}, before the data that it promises")
+        shown = self._head[self._at : self._at + count]
+        buffer[: len(shown)] = shown
+        self._at += count
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def lookup3(data: bytes) -> int:
+    """Bob Jenkins's hash (public domain), HDF5's checksum of metadata, of at least one byte."""
+    words = struct.unpack(f"<{-(-len(data) // 12) * 3}L", data.ljust(-(-len(data) // 12) * 12, b"\0"))
+    a = b = c = (0xDEADBEEF + len(data)) & 0xFFFFFFFF
+    for at in range(0, len(words), 3):
+        a, b, c = _add(a, words[at]), _add(b, words[at + 1]), _add(c, words[at + 2])
+        if at + 3 < len(words):
+            for turns in ((4, 6, 8), (16, 19, 4)):
+                a, c = _add(a, -c) ^ _turn(c, turns[0]), _add(c, b)
+                b, a = _add(b, -a) ^ _turn(a, turns[1]), _add(a, c)
+                c, b = _add(c, -b) ^ _turn(b, turns[2]), _add(b, a)
+    for turns in ((14, 11, 25), (16, 4, 14)):
+        c = _add(c ^ b, -_turn(b, turns[0]))
+        a = _add(a ^ c, -_turn(c, turns[1]))
+        b = _add(b ^ a, -_turn(a, turns[2]))
+    return _add(c ^ b, -_turn(b, 24))
+
+
+def _add(x: int, y: int) -> int:
+    return (x + y) & 0xFFFFFFFF
+
+
+def _turn(x: int, bits: int) -> int:
+    return (x << bits | x >> (32 - bits)) & 0xFFFFFFFF

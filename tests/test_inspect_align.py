@@ -1,0 +1,137 @@
+"""Clocks compared by content: planted offsets are found, mismatched streams are not, and corrections undo what was planted."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from conftest import ArrayLog
+
+from multisense.inspect.align import Alignment, find_offsets
+from multisense.inspect.correct import apply_offsets
+from multisense.logs import LogError, Recording, open_logs, write_log
+
+LOGS, SECONDS = 24, 6.0
+
+
+MODALITIES = {"arm": "proprio", "skin": "touch", "ear": "audio", "eye": "video"}
+
+
+def stamped(log: ArrayLog, sensor: str, late_s: float, drift_ppm: float = 0.0) -> ArrayLog:
+    """The log with one sensor stamped by a clock that is late and gains."""
+    modality, rate_hz, times, data = log.streams[sensor]
+    moved = modality, rate_hz, times * (1 + 1e-6 * drift_ppm) + late_s, data
+    return ArrayLog(log.name, {**log.streams, sensor: moved})
+
+
+def body(number: int, seconds: float = SECONDS) -> ArrayLog:
+    """Blows at random times: the arm is shaken, the skin pressed, the ear hears a click, the eye sees things move."""
+    rng = np.random.default_rng(number)
+    blows = np.sort(rng.uniform(0.2, seconds - 0.5, int(2 * seconds)))
+
+    def ring(times: np.ndarray, decay_s: float) -> np.ndarray:
+        since = times[:, None] - blows
+        return np.where(since >= 0, np.exp(-np.maximum(since, 0) / decay_s), 0).sum(axis=1)
+
+    arm, skin, ear, eye = (np.arange(round(seconds * rate)) / rate for rate in (200, 250, 8000, 20))
+    shaken = np.cumsum(ring(arm, 0.05)[:, None] * rng.normal(size=(len(arm), 3)), axis=0)
+    pressed = ring(skin, 0.1)[:, None, None, None] * rng.uniform(0.2, 1, (4, 4, 1)) + rng.normal(
+        0, 0.01, (len(skin), 4, 4, 1)
+    )
+    heard = ring(ear, 0.02) * rng.normal(size=len(ear)) + rng.normal(0, 0.01, len(ear))
+    moved = np.cumsum(ring(eye, 0.05) * 40).astype(int)
+    seen = rng.integers(0, 255, (1, 32, 64, 1)).repeat(3, axis=3)
+    seen = np.concatenate([np.roll(seen, shift, axis=2) for shift in moved]).astype(np.uint8)
+    data = {
+        "arm": (200.0, arm, shaken),
+        "skin": (250.0, skin, pressed),
+        "ear": (8000.0, ear, heard),
+        "eye": (20.0, eye, seen),
+    }
+    return ArrayLog(f"body-{number}", {n: (MODALITIES[n], rate_hz, t, x) for n, (rate_hz, t, x) in data.items()})
+
+
+@pytest.fixture(scope="module")
+def bodies() -> list[ArrayLog]:
+    return [body(number) for number in range(LOGS)]
+
+
+@pytest.mark.parametrize(
+    ("sensor", "late_s"), [("ear", 0.0), ("ear", 0.25), ("skin", -0.1), ("skin", 0.02), ("ear", -0.05)]
+)
+def test_a_planted_offset_is_found_within_ten_milliseconds(bodies: list[ArrayLog], sensor: str, late_s: float) -> None:
+    found = find_offsets([stamped(log, sensor, late_s) for log in bodies])
+    assert found.reference == "arm"
+    for name in ("skin", "ear"):
+        assert found.offsets[name].late_s == pytest.approx(late_s if name == sensor else 0.0, abs=0.01)
+        assert found.offsets[name].confidence > 0.3
+
+
+def test_a_slow_camera_is_late_or_undetermined_but_never_wrong(bodies: list[ArrayLog]) -> None:
+    found = find_offsets([stamped(log, "eye", 0.1) for log in bodies]).offsets["eye"]
+    assert not found.is_determined or found.late_s == pytest.approx(0.1, abs=0.025)
+
+
+def test_streams_of_other_logs_are_undetermined(bodies: list[ArrayLog]) -> None:
+    """At most one answer in twenty may be wrong."""
+    rng, answers = np.random.default_rng(0), []
+    for _ in range(12):
+        dealt = {name: rng.permutation(LOGS) for name in MODALITIES}
+        mixed = [ArrayLog(str(i), {n: bodies[dealt[n][i]].streams[n] for n in MODALITIES}) for i in range(LOGS)]
+        answers += list(find_offsets(mixed).offsets.values())
+    wrong = [a for a in answers if a.is_determined]
+    assert len(wrong) <= len(answers) / 20, wrong
+    assert all(a.reason for a in answers if not a.is_determined)
+
+
+def test_drift_is_found_where_logs_are_long_and_not_claimed_where_they_are_short(bodies: list[ArrayLog]) -> None:
+    long = [stamped(body(100 + i, 300.0), "skin", 0.03, 100.0) for i in range(4)]
+    streams = [ArrayLog(log.name, {n: log.streams[n] for n in ("arm", "skin")}) for log in long]
+    found = find_offsets(streams)
+    assert found.offsets["skin"].drift_ppm == pytest.approx(100.0, abs=20)
+    assert found.offsets["skin"].late_s == pytest.approx(0.03 + 100e-6 * found.middle_s, abs=0.005)
+    assert np.isnan(find_offsets(bodies).offsets["skin"].drift_ppm)
+
+
+def test_few_logs_are_undetermined_and_say_why(bodies: list[ArrayLog]) -> None:
+    found = find_offsets(bodies[:3]).offsets["ear"]
+    assert not found.is_determined
+    assert "fewer than" in found.reason
+
+
+def test_comparing_needs_two_sensors_that_all_logs_have(bodies: list[ArrayLog]) -> None:
+    with pytest.raises(ValueError, match=r"comparing clocks needs two"):
+        find_offsets(bodies, sensors=["ear"])
+    with pytest.raises(ValueError, match="reference 'nose' is not in every log"):
+        find_offsets(bodies, "nose")
+
+
+def native(folder: Path, bodies: list[ArrayLog], late_s: float) -> None:
+    for log in bodies:
+        late = {"ear": late_s}
+        recordings = {
+            n: Recording(modality, rate_hz, data, times + late.get(n, 0.0))
+            for n, (modality, rate_hz, times, data) in log.streams.items()
+            if n != "eye"
+        }
+        write_log(folder / f"{log.name}.h5", recordings)
+
+
+def test_applied_corrections_put_the_clocks_together_and_leave_the_data(tmp_path: Path, bodies: list[ArrayLog]) -> None:
+    native(tmp_path, bodies, 0.08)
+    logs = open_logs(tmp_path)
+    before = logs[0].read("ear", -1, 99)
+    assert set(apply_offsets(logs, find_offsets(logs))) == {"ear", "skin"}
+    again = open_logs(tmp_path)
+    after = again[0].read("ear", -1, 99)
+    np.testing.assert_array_equal(before.data, after.data)
+    assert np.mean(after.times_s - before.times_s) == pytest.approx(-0.08, abs=0.005)
+    assert abs(find_offsets(again).offsets["ear"].late_s) < 0.002
+    with h5py.File(logs[0].path) as file:
+        assert file["streams/ear/times"][0] == pytest.approx(0.08)
+        assert dict(file["clock/ear"].attrs)["reference"] == "arm"
+
+
+def test_logs_read_in_place_are_not_corrected(bodies: list[ArrayLog]) -> None:
+    with pytest.raises(LogError, match="multisense import"):
+        apply_offsets(bodies, Alignment("arm", {}, (), 0.0))
