@@ -7,5 +7,5 @@ The rooms in reading order, which is the order of dependency; each imports only 
 
 ROOMS = (
     "types", "config", "logs", "sim", "inspect", "clips", "layers", "modalities", "model", "masking", "objectives",
-    "run", "monitors", "checkpoint", "train", "embed", "evaluate", "demo", "cli",
+    "run", "suggest", "monitors", "checkpoint", "train", "embed", "evaluate", "demo", "cli",
 )  # fmt: skip

@@ -54,11 +54,13 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     bandwidth: Annotated[bool, typer.Option(help="Measure bytes per second: raw, lossless, stored.")] = False,
     picture: Annotated[Path | None, typer.Option(help="With --bandwidth: also draw it into this PNG.")] = None,
+    run: Annotated[Path | None, typer.Option(help="With --bandwidth: count the tokens of this run.")] = None,
 ) -> None:
     """What is in logs of any format: sensors, shapes, rates, units, hours, bytes."""
     from multisense.inspect.commands import show_info
+    from multisense.run import token_rates
 
-    show_info(logs, console, as_json, bandwidth, picture)
+    show_info(logs, console, as_json, bandwidth, picture, *(({}, 0) if run is None else token_rates(run)))
 
 
 @app.command()

@@ -126,8 +126,10 @@ def _bandlimited(stream: Stream, grid: Grid) -> tuple[Tensor, Tensor]:
     Interpolating between samples would be a low-pass that depends on where in a sample the clip begins: the loudness of
     the highest bands would then say more of that than of the recording. A sample off by half its period is not heard.
     """
-    native = round(grid.seconds * stream.rate_hz)
-    wanted = np.arange(native) / stream.rate_hz
+    # A thousandth off is another clock, not another rate: the nearest samples then do.
+    rate_hz = grid.rate_hz if abs(stream.rate_hz / grid.rate_hz - 1) < 1e-3 else stream.rate_hz
+    native = round(grid.seconds * rate_hz)
+    wanted = np.arange(native) / rate_hz
     nearest = _nearest(stream.times_s, wanted)
     data = np.asarray(stream.data, np.float32)[nearest]
     valid = np.abs(stream.times_s[nearest] - wanted) <= grid.tolerance_s
@@ -136,7 +138,7 @@ def _bandlimited(stream: Stream, grid: Grid) -> tuple[Tensor, Tensor]:
     sound, mask = torch.from_numpy(data), torch.from_numpy(valid)
     if native == grid.count:
         return sound, mask
-    sound = torchaudio.functional.resample(sound.movedim(0, -1), round(stream.rate_hz), round(grid.rate_hz))
+    sound = torchaudio.functional.resample(sound.movedim(0, -1), round(rate_hz), round(grid.rate_hz))
     picks = (torch.arange(grid.count) * native // grid.count).clamp(max=native - 1)
     return sound.movedim(-1, 0)[: grid.count].contiguous(), mask[picks]
 

@@ -292,6 +292,15 @@ def read_run(path: Path) -> tuple[RunConfig, dict[str, Grid], dict[str, Any]]:
     return load_config(path / "config.yaml"), grids, body["provenance"]
 
 
+def token_rates(path: Path) -> tuple[dict[str, float], int]:
+    """Tokens per second of each sensor of a run, and the numbers in a token."""
+    config, grids, _ = read_run(path)
+    layout = build_model(config, grids, 0).layout
+    counts = torch.bincount(layout.sensor.cpu(), minlength=len(layout.names)).tolist()
+    seconds = config.data.clip_seconds
+    return {name: count / seconds for name, count in zip(layout.names, counts, strict=True)}, config.model.width
+
+
 def _grid(values: dict[str, Any]) -> Grid:
     size = values["size"]
     lists = {name: tuple(values[name]) for name in ("shape", "channels") if name in values}

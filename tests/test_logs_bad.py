@@ -1,5 +1,7 @@
 """Bad input of the native log: every damage has its own named error."""
 
+import io
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,8 +10,11 @@ import h5py
 import numpy as np
 import pytest
 from conftest import camera, vector
+from PIL import Image
 
 from multisense.logs import LogError, NativeLog, Recording, open_log, survey_logs, write_log
+from multisense.logs.files import fingerprint_files, stays_inside
+from multisense.logs.foreign import Images, Rows
 from multisense.logs.media import write_video
 from multisense.types import Label
 
@@ -75,6 +80,43 @@ BAD_EDITS: dict[str, tuple[Callable[[h5py.File], None], str]] = {
         lambda f: f.create_group("clock/arm").attrs.update({"offset_s": np.nan}),
         r"/clock/arm: found offset_s=nan",
     ),
+    "absurd offset": (
+        lambda f: f.create_group("clock/arm").attrs.update({"offset_s": 1e300}),
+        r"/clock/arm: found offset_s=1e\+300",
+    ),
+    "absurd time": (
+        lambda f: replace_data(f, "streams/arm/times", times_with(49, 1e12)),
+        r"/streams/arm/times: found times from 0 to 1e\+12 s; expected years at most",
+    ),
+    "absurd anchor": (
+        lambda f: replace_data(f, "streams/mic/anchors", [[0, 0.0], [1e-300, 1.0]]),
+        r"/streams/mic/anchors: found samples 1e\+300 s apart after anchor 0",
+    ),
+    "absurd rate": (
+        lambda f: f["streams/mic"].attrs.update({"rate_hz": 1e300}),
+        r"/streams/mic: found rate_hz=1e\+300; expected 3\.2e-09 to 1e\+09",
+    ),
+    "another epoch": (
+        lambda f: replace_data(f, "streams/arm/times", 1.7e9 + np.arange(50) / 100),
+        r"found (camera|mic) from .* s on and arm until 1\.7e\+09 s; expected stamps of one clock",
+    ),
+    "text": (
+        lambda f: replace_data(f, "streams/arm/data", np.array([b"x"] * 50)),
+        r"/streams/arm/data: found \|S1 values; expected numbers",
+    ),
+    "never written": (
+        lambda f: [f.pop("streams/arm/data"), f.create_dataset("streams/arm/data", (2**50, 2), "f8", chunks=(64, 2))],
+        r"/streams/arm/data: found float64 of shape \(1125899906842624, 2\) .* from 0 stored bytes",
+    ),
+    "away": (
+        lambda f: f.update({"streams/away": h5py.ExternalLink("other.h5", "/streams/arm")}),
+        r"/streams: found 'away', a link to other\.h5:/streams/arm; expected what lies in this file itself",
+    ),
+    "loop": (
+        lambda f: [f.pop("streams/arm"), f.update({"streams/arm": h5py.SoftLink("/streams/arm")})],
+        r"/streams: found 'arm', a link to /streams/arm",
+    ),
+    "media name": (lambda f: f["streams/camera"].attrs.update({"media": "n" * 5000}), r"found media 'nnn.*outside"),
     "label length": (
         lambda f: replace_data(f, "labels/force/data", np.zeros(3)),
         r"/labels/force/times: found times of shape \(10,\) for 3 samples",
@@ -219,3 +261,60 @@ def test_the_writer_does_not_overwrite(body: Path) -> None:
 def test_the_writer_keeps_its_own_attributes(tmp_path: Path) -> None:
     with pytest.raises(LogError, match=r"found attributes \['version'\]"):
         write_log(tmp_path / "log.h5", {"arm": vector()}, attributes={"version": 2})
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_pipes_are_no_logs_and_nobody_waits_for_them(body: Path) -> None:
+    """Opening one for reading would wait for ever."""
+    for name in ("a.bag", "b.xdf", "c.mcap", "d.zarr.zip", "e.h5"):
+        os.mkfifo(body.parent / name)
+        with pytest.raises(LogError, match="found nothing; expected a log"):
+            survey_logs(body.parent / name)
+    assert [log.name for log in survey_logs(body.parent)[0]] == ["body"]
+
+
+def test_names_that_no_encoding_has_are_hashed_too(tmp_path: Path) -> None:
+    (tmp_path / "\udcff.txt").write_text("x")
+    assert fingerprint_files([str(tmp_path / "\udcff.txt")], "\udcff")
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", "c:x", "..\\x", "a\0b", "n" * 300, "n/" * 600, ""])
+def test_names_that_leave_their_folder_or_cannot_be(name: str) -> None:
+    assert not stays_inside(name)
+    assert stays_inside("a/b.mp4")
+
+
+class Claimed:
+    """Images of which there is one in truth."""
+
+    def read(self, first: int, last: int) -> np.ndarray:
+        out = io.BytesIO()
+        Image.new("RGB", (8, 6)).save(out, "PNG")
+        return np.array([out.getvalue()] * (last - first), object)
+
+
+def test_memory_for_images_waits_for_the_first_of_them() -> None:
+    with pytest.raises(LogError, match=r"x, image 5: found shape \(6, 8, 3\); expected \(1000000, 1000000, 3\)"):
+        Images(Claimed(), (10**6, 10**6, 3), "x").read(5, 9)
+    assert Images(Claimed(), (6, 8, 3), "x").read(5, 9).shape == (4, 6, 8, 3)
+
+
+def test_an_image_of_absurd_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("multisense.logs.foreign.MOST_PIXELS", 40)
+    with pytest.raises(LogError, match="8 x 6 pixels"):
+        Images(Claimed(), (6, 8, 3), "x").read(0, 1)
+
+
+class Broken(dict[str, object]):
+    """What an opener gives for a file whose rows cannot be read."""
+
+    def __getitem__(self, key: str) -> object:
+        return {"rows": h5py.Empty("f8")}[key]
+
+    def close(self) -> None:
+        self.clear()
+
+
+def test_rows_that_cannot_be_read_are_named(body: Path) -> None:
+    with pytest.raises(LogError, match=r"body\.h5: rows: found unreadable rows"):
+        Rows(lambda path: Broken(), str(body), "rows").read(0, 2)

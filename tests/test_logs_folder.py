@@ -320,3 +320,18 @@ def test_real_wearables(realdata: Path) -> None:
     info = log.sensors["S06R02E0"]
     assert info.rate_hz == pytest.approx(64, rel=0.05)
     assert info.channels[0] == "ankle_horiz_fwd"
+
+
+def test_a_folder_named_as_stamps_is_none(tmp_path: Path) -> None:
+    write_video(str(tmp_path / "cam.mp4"), frames(), 20.0)
+    (tmp_path / "cam.times.csv").mkdir()
+    log = open_folder(tmp_path)
+    assert "a folder" in log.skipped["cam.times.csv"]
+    assert log.fingerprint()
+
+
+@pytest.mark.parametrize("stamp", ["nan", "inf", "1e300"])
+def test_stamps_that_are_no_times(tmp_path: Path, stamp: str) -> None:
+    (tmp_path / "a.csv").write_text(f"time,x\n{stamp},1\n2,3\n")
+    with pytest.raises(LogError, match=r"a\.csv.* found stamps (that are no finite numbers|up to 1e\+300)"):
+        open_folder(tmp_path)

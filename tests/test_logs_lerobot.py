@@ -385,6 +385,26 @@ def test_an_absurd_episode_list(v2: Path, text: str) -> None:
         open_logs(v2)
 
 
+def test_lists_that_are_no_text(v2: Path) -> None:
+    (v2 / "meta/tasks.jsonl").write_bytes(b"\xff\xfe{}")
+    with pytest.raises(LogError, match=r"tasks\.jsonl: found no readable text"):
+        open_logs(v2)
+
+
+@pytest.mark.parametrize("values", [["x"] * 12, [None] * 12, [[1.0]] * 12, [{"a": 1}] * 12])
+@pytest.mark.parametrize("column", ["timestamp", "task_index"])
+def test_columns_of_another_kind(v2: Path, column: str, values: list) -> None:
+    path = v2 / "data/chunk-000/episode_000000.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(table.column_names.index(column), column, pa.array(values)), path)
+    assert r"episode_000000.parquet" in str(survey_logs(v2)[1]["episode_000000"])
+
+
+def test_a_kind_of_number_that_there_is_not(v2: Path) -> None:
+    edit_info(v2, lambda i: i["features"]["action"].update(dtype="float99"))
+    assert "float99" in str(survey_logs(v2)[1]["episode_000000"])
+
+
 def test_an_absurd_task_list(v2: Path) -> None:
     (v2 / "meta/tasks.jsonl").write_text('{"task_index": 1000000000000, "task": "x"}')
     with pytest.raises(LogError, match="found task_index 1000000000000"):
@@ -416,6 +436,17 @@ BAD_INFO: dict[str, tuple[Callable[[dict], object], str]] = {
     "template": (lambda i: i.update(data_path="data/{nothing}.parquet"), "data_path: found 'data/{nothing}.parquet'"),
     "escape": (lambda i: i.update(data_path="../{episode_index}"), "data_path: found '../[0-2]' outside the data set"),
     "video": (lambda i: i.pop("video_path"), "video_path: found None; expected a template"),
+    "fps 1e300": (lambda i: i.update(fps=1e300), "fps: found rate_hz=1e"),
+    "shape 5": (
+        lambda i: i["features"]["action"].update(shape=5),
+        r"features\.action: found .*expected dtype and shape",
+    ),
+    "side -1": (lambda i: i["features"]["action"].update(shape=[-1, -2]), r"features\.action: found"),
+    "width": (
+        lambda i: i.update(data_path="{episode_index:999999999d}"),
+        r"data_path: found '{episode_index:9.*expected a template",
+    ),
+    "name": (lambda i: i.update(data_path="n" * 2000), "data_path: found"),
 }
 
 

@@ -111,6 +111,13 @@ BAD_MAPPINGS = {
     "alias": ("log: &a '*.h5'\nsensors: {arm: {path: *a, rate_hz: 1}}", r"an alias"),
     "deep": ("log: x\nsensors: " + "[" * 20000, r"an alias \(\*name\) or deep nesting"),
     "no YAML": ("log: [", r"no readable YAML"),
+    "wide": ("log: '**/**/*.h5'\nsensors: {arm: {path: q, rate_hz: 1}}", r"expected one \*\* and 4 levels"),
+    "deep groups": (
+        "log: '*.h5:/*/*/*/*/*/*'\nsensors: {arm: {path: q, rate_hz: 1}}",
+        r"expected one \*\* and 4 levels",
+    ),
+    "no date": ("log: 2001-99-99", r"no readable YAML"),
+    "slow": ("log: '*.h5'\nsensors: {arm: {path: q, rate_hz: 1e-300}}", r"sensors\.arm\.rate_hz: found"),
     "list": ("- log", r"found list"),
     "name": ("log: '*.h5'\nsensors: {../arm: {path: q, rate_hz: 1}}", r"sensors\."),
     "rate": ("log: '*.h5'\nsensors: {arm: {path: q, rate_hz: -1}}", r"sensors\.arm\.rate_hz"),
@@ -147,6 +154,7 @@ def test_a_log_without_a_usable_sensor_is_refused(tmp_path: Path, sensor: str, m
 def test_a_training_configuration_is_no_mapping(tmp_path: Path) -> None:
     assert not recognises(mapping(tmp_path, "data: {train: logs}\nsensors: {arm: {kind: proprio}}"))
     assert not recognises(mapping(tmp_path, "sensors: {arm: text}"))
+    assert not recognises(mapping(tmp_path, "sensors: {arm: 5}"))
 
 
 def test_files_linked_from_elsewhere_are_refused(tmp_path: Path) -> None:
@@ -155,3 +163,14 @@ def test_files_linked_from_elsewhere_are_refused(tmp_path: Path) -> None:
     (tmp_path / "logs" / "session_0.h5").symlink_to(tmp_path / "away.h5")
     with pytest.raises(LogError, match="a link out of this folder"):
         candidates(mapping(tmp_path / "logs"))
+
+
+def test_groups_that_hold_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("multisense.logs.mapping.MOST_GROUPS", 100)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["q"] = np.arange(10.0)
+        for i in range(10):
+            file[f"g{i}"] = file["/"]
+    path = mapping(tmp_path, "log: 'a.h5:/*/*/*'\nsensors: {arm: {path: q, rate_hz: 1}}")
+    with pytest.raises(LogError, match="log: found more than 100 groups"):
+        candidates(path)

@@ -1,5 +1,7 @@
 """Video files: each frame of the test videos carries its index as brightness, so that a wrong frame shows."""
 
+import io
+import wave
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from multisense.logs.base import LogError
 from multisense.logs.media import DecordVideo, PyavVideo, open_video, read_audio, write_video
+from multisense.logs.sound import open_sound
 
 COUNT = 60
 BACKENDS = ("pyav", "decord")
@@ -195,3 +198,41 @@ def test_real_audio_tracks(realdata: Path, track: int, rate_hz: int, channels: i
 def test_a_missing_audio_track_is_named(movie: str) -> None:
     with pytest.raises(LogError, match=r"movie\.mp4: found 0 audio tracks; expected a track 0"):
         read_audio(movie)
+
+
+PLAYLISTS = {
+    "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile:{}\n#EXT-X-ENDLIST\n",
+    "concat": "ffconcat version 1.0\nfile {}\n",
+}
+
+
+@pytest.mark.parametrize("kind", PLAYLISTS)
+def test_lists_of_other_files_are_not_followed(movie: str, tmp_path: Path, kind: str) -> None:
+    """FFmpeg would open whatever they name, wherever it is."""
+    (tmp_path / "x.mp4").write_bytes(Path(movie).read_bytes())
+    path = tmp_path / "list.mp4"
+    path.write_text(PLAYLISTS[kind].format("x.mp4"))
+    for read in (lambda: open_video(str(path)), lambda: read_audio(str(path)), lambda: open_sound(str(path))):
+        with pytest.raises(LogError, match=r"list\.mp4: found"):
+            read()
+
+
+def wav(samples: int) -> bytes:
+    out = io.BytesIO()
+    with wave.open(out, "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(bytes(2 * samples))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("data", [b"", wav(0), wav(100)[:40], b"ID3\x04" * 500], ids=["none", "empty", "cut", "junk"])
+def test_broken_sound_is_an_error_with_the_file_name(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "mic.wav").write_bytes(data)
+    with pytest.raises(LogError, match=r"mic\.wav: found"):
+        read_audio(str(tmp_path / "mic.wav"))
+
+
+def test_a_frame_of_absurd_size_is_refused(movie: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("multisense.logs.media.MOST_BYTES", 1000)
+    with pytest.raises(LogError, match=r"movie\.mp4: found frames of shape .*; expected pictures"):
+        open_video(movie)

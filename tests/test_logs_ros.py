@@ -1,6 +1,7 @@
 """ROS bags written by rosbags itself, ROS 1 and ROS 2, real ones, and ways in which they are broken."""
 
 import io
+import os
 import pickle
 import sqlite3
 from collections.abc import Sequence
@@ -398,3 +399,21 @@ def test_real_bags_of_strings(realdata: Path) -> None:
         assert ros.recognises(bag)
         with pytest.raises(LogError, match="std_msgs/String"):
             ros.open_ros(bag)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_in_a_bag_is_not_waited_for(tmp_path: Path) -> None:
+    make = Maker(False)
+    path = write_bag(tmp_path / "robot", "sqlite3", make, scene(make)[:20])
+    (path / "robot.db3").unlink()
+    os.mkfifo(path / "robot.db3")
+    with pytest.raises(LogError, match=r"found \['robot\.db3'\], no files"):
+        ros.candidates(path)["robot"]()
+
+
+def test_metadata_that_would_take_minutes_is_refused(tmp_path: Path) -> None:
+    make = Maker(False)
+    path = write_bag(tmp_path / "robot", "sqlite3", make, scene(make)[:20])
+    (path / "metadata.yaml").write_text((path / "metadata.yaml").read_text() + f"x: [{'1,' * 400_000}]")
+    with pytest.raises(LogError, match="more than 65536 values"):
+        ros.candidates(path)["robot"]()

@@ -225,3 +225,14 @@ def test_a_forked_worker_reads_too(tmp_path: Path) -> None:
     worker.start()
     np.testing.assert_array_equal(queue.get(timeout=20), IMAGES[:7])
     worker.join(20)
+
+
+@pytest.mark.parametrize(("shape", "chunks"), [([], []), ([0, 3], [0, 3]), ([19, 0], [4, 0])])
+def test_arrays_without_chunks_are_skipped(tmp_path: Path, shape: list[int], chunks: list[int]) -> None:
+    path = write(tmp_path / "a.zarr", {"img": IMAGES})
+    form = {"compressor": None, "dtype": "<f8", "fill_value": 0, "filters": None, "order": "C", "zarr_format": 2}
+    (path / "data/odd").mkdir()
+    (path / "data/odd/.zarray").write_text(json.dumps({"shape": shape, "chunks": chunks, **form}))
+    log = candidates(path)["episode_000000"]()
+    assert "odd" in log.skipped
+    assert log.fingerprint()

@@ -281,7 +281,9 @@ def test_logs_that_do_not_match_the_run_are_told(body_config: RunConfig, body_lo
         check_logs(body_config, grids, [two])
     slow = body_log(0)
     slow.streams["arm"] = ("proprio", 50.0, *slow.streams["arm"][2:])
-    with pytest.raises(LogError, match=r"'arm' has rate_hz 50.0, the run was made for 100.0; train with sensors.arm.rate_hz"):
+    with pytest.raises(
+        LogError, match=r"'arm' has rate_hz 50.0, the run was made for 100.0; train with sensors.arm.rate_hz"
+    ):
         check_logs(body_config, grids, [slow])
     with pytest.raises(LogError, match=r"'eye' has dtype float32, the run was made for uint8"):
         check_logs(body_config, grids, [changed(body_log(0), "eye", lambda d: d.astype(np.float32))])

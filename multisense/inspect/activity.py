@@ -5,6 +5,7 @@ logarithms, so that one loud event does not speak for all, and they stand in the
 so that a slow camera is not late.
 """
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -54,10 +55,19 @@ def _segment(number: int, log: SensorLog, sensors: list[str], start_s: float, le
     found = {}
     for name in sensors:
         stream = log.read(name, start_s, start_s + length_s)
-        times, energy = _energy(stream, log.sensors[name].modality)
+        times, energy = _known(*_energy(stream, log.sensors[name].modality))
         onset_times, onset = (times[1:] + times[:-1]) / 2, np.maximum(np.diff(energy, axis=0), 0)
         found[name] = {"energy": _on_grid(grid, times, energy), "onset": _on_grid(grid, onset_times, onset)}
     return Segment(number, start_s, found)
+
+
+def _known(times: np.ndarray, energy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Without the times at which a channel is not a number, and without the channels that hardly ever are one."""
+    good = np.isfinite(energy)
+    channels = good.mean(axis=0) > 0.5 if len(good) else np.ones(energy.shape[1], bool)
+    energy = np.where(channels, energy, 0.0)  # kept as nothing: every segment has the same features
+    rows = np.isfinite(energy).all(axis=1)
+    return times[rows], energy[rows]
 
 
 def _on_grid(grid: np.ndarray, times: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -83,7 +93,7 @@ def _energy(stream: Stream, modality: str) -> tuple[np.ndarray, np.ndarray]:
 def _loudness(stream: Stream) -> tuple[np.ndarray, np.ndarray]:
     block = max(round(stream.rate_hz / RATE_HZ), 1)
     count = len(stream.data) // block
-    sound = stream.data[: count * block].reshape(count, -1).astype(np.float64)
+    sound = np.nan_to_num(stream.data[: count * block].reshape(count, -1).astype(np.float64))
     power = (sound**2).mean(axis=1) if count else np.zeros(0)
     floor = 1e-2 * np.median(power) + 1e-12 if count else 1.0
     times = stream.times_s[: count * block].reshape(count, -1).mean(axis=1) if count else np.zeros(0)
@@ -100,14 +110,22 @@ def _change(times: np.ndarray, frames: np.ndarray, step: int) -> tuple[np.ndarra
 
 def _pressure(times: np.ndarray, taxels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Taxels at rest are where each is most of the time."""
-    rest = np.median(taxels, axis=0) if len(taxels) else 0.0
-    total = np.abs(taxels - rest).sum(axis=1)
-    return times, np.log(total + np.median(total) + 1e-6 if len(total) else total)[:, None]
+    if not len(taxels):
+        return times, np.zeros((0, 1))
+    total = np.nansum(np.abs(taxels - np.nan_to_num(_typical(taxels))), axis=1)
+    return times, np.log(total + np.median(total) + 1e-6)[:, None]
+
+
+def _typical(values: np.ndarray) -> np.ndarray:
+    """The median of every channel over time, NaN where a channel holds no number."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of a channel without numbers
+        return np.nanmedian(values, axis=0)
 
 
 def _speed(times: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of every channel: of a position its speed, of a velocity its acceleration, of a torque the rate of loading."""
     step = max(round(len(times) / max(np.ptp(times), 1e-9) / RATE_HZ), 1) if len(times) > 1 else 1
     change = np.abs(values[step:] - values[:-step])[:, :MAX_CHANNELS]
-    floor = np.median(change, axis=0) + 1e-9 if len(change) else 1.0
+    floor = np.nan_to_num(_typical(change)) + 1e-9 if len(change) else 1.0
     return (times[step:] + times[:-step]) / 2, np.log(change + floor)

@@ -24,7 +24,7 @@ CLEAR = 1.5
 MISMATCHES = 40
 FOLDS = 8
 MAX_ERROR_S = 0.005
-LONGEST_S = 120.0
+LONGEST_S = 300.0
 """Of one log so much is looked at."""
 
 
@@ -77,7 +77,7 @@ class Alignment:
 def find_offsets(
     logs: Sequence[SensorLog], reference: str | None = None, sensors: Sequence[str] | None = None
 ) -> Alignment:
-    """Offset and drift of every sensor that all `logs` have, against `reference` (by default the first proprio sensor).
+    """Offset and drift of every sensor that all `logs` have, against `reference` (by default the fastest proprio sensor).
 
     All logs are taken to share one offset per sensor. Sensors need not agree with the reference directly: a mic may be
     tied to the skin, and the skin to the arm. Raises ValueError where fewer than two sensors are in all logs.
@@ -88,7 +88,8 @@ def find_offsets(
         raise ValueError(f"sensors in all {len(logs)} logs: {names}; comparing clocks needs two")
     if reference is not None and reference not in names:
         raise ValueError(f"reference '{reference}' is not in every log; there are {names}")
-    reference = reference or next((n for n in names if logs[0].sensors[n].modality == "proprio"), names[0])
+    joints = [n for n in names if logs[0].sensors[n].modality == "proprio"]
+    reference = reference or max(joints or names[:1], key=lambda n: logs[0].sensors[n].rate_hz)
     found = [s for i, log in enumerate(logs) for s in segments(i, log, names, LONGEST_S)]
     lags = tuple(lag_between(a, b, found) for a, b in combinations(names, 2))
     early, late = _halves(found)
@@ -104,14 +105,16 @@ def lag_between(first: str, second: str, found: Sequence[Segment]) -> Lag:
     if len(found) < FOLDS:
         return Lag(first, second, np.nan, np.nan, 0.0, f"{len(found)} stretches of data, fewer than {FOLDS}")
     peaks = [_peak(first, second, found, probe) for probe in PROBES]
-    confidence = min(1 - p.chance / p.height for p in peaks)
-    best = max(peaks, key=lambda p: p.height / p.chance)
-    unclear = [probe for probe, p in zip(PROBES, peaks, strict=True) if p.height < CLEAR * p.chance]
+    confidence = min(1 - p.chance / max(p.height, 1e-30) for p in peaks)
+    best = max(peaks, key=lambda p: p.height / max(p.chance, 1e-30))
+    unclear = [probe for probe, p in zip(PROBES, peaks, strict=True) if not p.height > CLEAR * p.chance]
     reason = ""
     if unclear:
         reason = f"{' and '.join(unclear)} agree(s) no more than in mismatched logs"
     elif np.ptp([p.lag_s for p in peaks]) > AGREE_S:
         reason = f"the probes disagree: {', '.join(f'{p.lag_s * 1e3:.0f} ms' for p in peaks)}"
+    elif abs(best.lag_s) > MAX_LAG_S - 2 / RATE_HZ:
+        reason = f"the lag is beyond the {MAX_LAG_S} s that are searched"
     elif best.error_s > MAX_ERROR_S:
         reason = f"the lag moves by {best.error_s * 1e3:.0f} ms when logs are left out"
     lag = np.nan if reason else best.lag_s

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE
 from rich.table import Table
 
 from multisense.inspect.codecs import BITS, delta_xz_bytes, ffv1_bytes, flac_bytes, quantised
-from multisense.inspect.info import info, log_files, sample_bytes, show_bytes
+from multisense.inspect.info import info, log_files, sample_bytes, show_bytes, show_hours
 from multisense.inspect.tally import is_frames
 from multisense.logs.base import SensorLog
 from multisense.types import SensorInfo
@@ -269,27 +270,26 @@ def _rates(kind: str, samples: list[Sample], stored: float, tokens: Mapping[str,
 
 
 def bandwidth_table(found: Bandwidth) -> Table:
-    """One row for each modality; how the shares are reckoned stands below."""
+    """One column for each modality; how the shares are reckoned stands below."""
     caption = (
         f"shares of lossless bytes: child = {CHILD_BYTES:.2g} bytes in 16,000 wake hours ({CHILD_BYTES_PER_S / 1e6:.1f} "
         f"MB/s); text = {TEXT_TOKENS:.0e} tokens of {TEXT_BYTES_PER_TOKEN} bytes; active: change above "
         f"{ACTIVE_FLOOR:g} x the quiet of the sensor itself"
     )
-    table = Table(title="bandwidth (bytes per second)", caption=caption)
-    table.add_column("modality")
-    for column in ("hours", "raw", "lossless", "stored", "tokens", "bits/token", "active", "of a child", "of text"):
-        table.add_column(column, justify="right")
-    table.add_column("codec")
-    for r in found.rates:
-        table.add_row(
-            r.modality,
-            f"{r.hours:.4g}",
-            *(f"{show_bytes(rate)}/s" for rate in (r.raw, r.lossless, r.stored)),
-            "-" if r.token_bytes is None else f"{show_bytes(r.token_bytes)}/s",
-            "-" if r.bits_per_token is None else f"{r.bits_per_token:.3g}",
-            f"{r.active:.0%}",
-            f"{r.child_share:.1e}",
-            f"{r.text_share:.1e}",
-            r.codec,
-        )
+    table = Table(title="bandwidth", caption=caption, box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for column in ("", *(rates.modality for rates in found.rates)):
+        table.add_column(column, justify="right" if column else "left", overflow="fold")
+    for name, row in {
+        "time": [show_hours(r.hours) for r in found.rates],
+        "raw": [f"{show_bytes(r.raw)}/s" for r in found.rates],
+        "lossless": [f"{show_bytes(r.lossless)}/s" for r in found.rates],
+        "stored": [f"{show_bytes(r.stored)}/s" for r in found.rates],
+        "as tokens": ["-" if r.token_bytes is None else f"{show_bytes(r.token_bytes)}/s" for r in found.rates],
+        "bits a token": ["-" if r.bits_per_token is None else f"{r.bits_per_token:.3g}" for r in found.rates],
+        "active": [f"{r.active:.0%}" for r in found.rates],
+        "of a child's": [f"{r.child_share:.1e}" for r in found.rates],
+        "of the text": [f"{r.text_share:.1e}" for r in found.rates],
+        "codec": [r.codec for r in found.rates],
+    }.items():
+        table.add_row(name, *row)
     return table

@@ -6,6 +6,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from multisense.inspect.bandwidth import CHILD_BYTES_PER_S, Bandwidth
+from multisense.inspect.info import show_bytes
 
 COLOURS = {"raw": "#9ecae1", "lossless": "#08519c", "stored": "#969696", "token_bytes": "#d95f0e"}
 NAMES = {"raw": "raw", "lossless": "lossless", "stored": "stored", "token_bytes": "tokens"}
@@ -22,7 +23,8 @@ def bandwidth_plot(found: Bandwidth, path: str | Path) -> None:
         rows = [(row, value) for row, value in rows if value]
         places, values = [row for row, _ in rows], [value for _, value in rows]
         if values:
-            axes.bar_label(axes.barh(places, values, height, color=colour, label=NAMES[name]), fmt="%.3g", fontsize=7)
+            bars = axes.barh(places, values, height, color=colour, label=NAMES[name])
+            axes.bar_label(bars, [f"{show_bytes(value)}/s" for value in values], fontsize=7, padding=2)
     axes.axvline(CHILD_BYTES_PER_S, color="black", linewidth=0.8, linestyle="--", label="a child's eyes")
     axes.set_xscale("log")
     axes.set_yticks(range(len(found.rates)), [rates.modality for rates in found.rates])

@@ -1,9 +1,10 @@
 """What `multisense info`, `check` and `align` print."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -18,11 +19,19 @@ from multisense.inspect.streams import check_logs
 from multisense.logs.open import open_logs, survey_logs
 
 
-def show_info(path: str, console: Console, as_json: bool, with_bandwidth: bool, picture: Path | None) -> None:
+def show_info(
+    path: str,
+    console: Console,
+    as_json: bool,
+    with_bandwidth: bool,
+    picture: Path | None,
+    tokens: Mapping[str, float],
+    width: int,
+) -> None:
     """Print the facts of the logs at `path`; an unreadable log is named, and does not hide the others."""
     logs, errors = survey_logs(path)
     facts = info(logs)
-    rates = bandwidth(logs) if with_bandwidth else None
+    rates = bandwidth(logs, tokens, width) if with_bandwidth else None
     if rates is not None and picture is not None:
         bandwidth_plot(rates, picture)
     if as_json:
@@ -68,7 +77,7 @@ def show_align(path: str, console: Console, reference: str | None, sensors: Sequ
 
 def clock_table(alignment: Alignment) -> Table:
     """One row a sensor: how late it is stamped against the reference."""
-    table = Table(title=f"clocks against {alignment.reference}")
+    table = Table(title=f"clocks against {alignment.reference}", box=SIMPLE, padding=(0, 1, 0, 0), show_edge=False)
     for column in ("sensor", "late by", "drift", "confidence", "why undetermined"):
         table.add_column(column)
     for offset in alignment.offsets.values():

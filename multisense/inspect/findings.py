@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from rich.box import SIMPLE
 from rich.table import Table
 
 Level = Literal["error", "warning", "info"]
@@ -43,9 +44,9 @@ def has_errors(findings: Iterable[Finding]) -> bool:
 
 def findings_table(findings: Iterable[Finding]) -> Table:
     """One row for each finding, the worst first."""
-    table = Table(title="findings")
+    table = Table(title="findings", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for column in ("level", "log", "sensor", "kind", "seconds", "what"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for f in worst_first(findings):
         when = "" if f.start_s is None or f.stop_s is None else f"{f.start_s:.2f} - {f.stop_s:.2f}"
         cells = (f.level, f.log or "(all)", f.sensor or "(all)", f.kind, when, f.message)

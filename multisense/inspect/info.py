@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE
 from rich.table import Table
 
 from multisense.logs.base import SensorLog
 from multisense.types import SensorInfo
+
+SHOWN_LOGS = 40
+"""More are counted, not listed, in a table; `as_dict` has all."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,9 @@ def info_tables(facts: DatasetFacts) -> list[Table]:
     tables = [_sensor_table(facts), _log_table(facts)]
     remarks = _remarks(facts.logs)
     if remarks:
-        table = Table("what", "logs", "remark", title="skipped and decided")
+        table = _table("skipped and decided")
+        for column in ("what", "logs", "remark"):
+            table.add_column(column, overflow="fold")
         for (name, remark), count in remarks.items():
             table.add_row(name, str(count), remark)
         tables.append(table)
@@ -157,11 +163,12 @@ def info_tables(facts: DatasetFacts) -> list[Table]:
 
 
 def _sensor_table(facts: DatasetFacts) -> Table:
-    table = Table(title="sensors")
-    for column in ("sensor", "modality", "shape", "dtype", "rate (Hz)", "measured (Hz)", "units"):
-        table.add_column(column)
-    for column in ("logs", "hours", "bytes"):
+    table = _table("sensors")
+    for column in ("sensor", "modality", "shape", "dtype"):
+        table.add_column(column, overflow="fold")
+    for column in ("Hz", "measured", "logs", "time", "bytes"):
         table.add_column(column, justify="right")
+    table.add_column("units", max_width=14)
     groups: dict[str, list[SensorFacts]] = defaultdict(list)
     for log in facts.logs:
         for sensor in log.sensors:
@@ -174,24 +181,26 @@ def _sensor_table(facts: DatasetFacts) -> Table:
             _each(s.dtype for s in group),
             _range([s.rate_hz for s in group]),
             _range([s.measured_hz for s in group if s.measured_hz is not None]),
-            _each(s.units for s in group),
             str(len(group)),
-            f"{sum(s.hours for s in group):.4g}",
+            show_hours(sum(s.hours for s in group)),
             show_bytes(sum(s.bytes for s in group)),
+            _each(s.units for s in group),
         )
     return table
 
 
 def _log_table(facts: DatasetFacts) -> Table:
-    table = Table(title="logs")
-    table.add_column("log")
-    for column in ("sensors", "hours", "bytes", "on disk"):
+    table = _table("logs")
+    table.add_column("log", overflow="fold")
+    for column in ("sensors", "time", "bytes", "on disk"):
         table.add_column(column, justify="right")
-    for log in facts.logs:
+    for log in facts.logs[:SHOWN_LOGS]:
         stored = "shared" if log.stored_bytes is None else show_bytes(log.stored_bytes)
-        table.add_row(log.log, str(len(log.sensors)), f"{log.hours:.4g}", show_bytes(log.bytes), stored)
+        table.add_row(log.log, str(len(log.sensors)), show_hours(log.hours), show_bytes(log.bytes), stored)
+    if len(facts.logs) > SHOWN_LOGS:
+        table.add_row(f"... {len(facts.logs) - SHOWN_LOGS} more", "", "", "", "")
     table.add_section()
-    total = (f"{len(facts.logs)} logs", "", f"{facts.hours:.4g}")
+    total = (f"{len(facts.logs)} logs", "", show_hours(facts.hours))
     table.add_row(*total, show_bytes(facts.bytes), show_bytes(facts.stored_bytes), style="bold")
     return table
 
@@ -206,6 +215,17 @@ def _remarks(logs: Iterable[LogFacts]) -> dict[tuple[str, str], int]:
             if sensor.note:
                 counts[sensor.sensor, sensor.note] += 1
     return dict(counts)
+
+
+def _table(title: str) -> Table:
+    """Narrow enough for 80 columns."""
+    return Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+
+
+def show_hours(hours: float) -> str:
+    """0.02 -> '72 s'."""
+    seconds = 3600 * hours
+    return f"{seconds:.3g} s" if seconds < 180 else f"{seconds / 60:.3g} min" if seconds < 7200 else f"{hours:.4g} h"
 
 
 def show_bytes(count: float) -> str:

@@ -12,6 +12,7 @@ from multisense.logs.base import LogError, SensorLog
 
 SHOWN_LOGS = 12
 SECONDS = 10.0
+WHY = "<th class='words'>{}</th>"
 
 
 def html_page(title: str, body: str) -> str:
@@ -54,13 +55,13 @@ def _findings(findings: Sequence[Finding]) -> str:
         f"<td class='words'>{escape(f.message)}</td></tr>"
         for f in worst_first(findings)
     )
-    head = "".join(f"<th>{name}</th>" for name in ("level", "log", "sensor", "kind", "from (s)", "what"))
+    head = "".join(f"<th>{name}</th>" for name in ("level", "log", "sensor", "kind", "from (s)")) + WHY.format("what")
     return f"<table class='plain'><tr>{head}</tr>{rows}</table>"
 
 
 def _clocks(alignment: Alignment) -> str:
     rows = "".join(_clock(offset) for offset in alignment.offsets.values())
-    head = "".join(f"<th>{name}</th>" for name in ("sensor", "late by", "drift", "confidence", "why"))
+    head = "".join(f"<th>{name}</th>" for name in ("sensor", "late by", "drift", "confidence")) + WHY.format("why")
     words = f"<p>Against <code>{escape(alignment.reference)}</code>, from what the streams hold.</p>"
     return f"{words}<table class='plain'><tr>{head}</tr>{rows}</table>"
 

@@ -5,7 +5,9 @@ What is normal for a channel, such as whether it ever repeats a value, is learnt
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -81,7 +83,27 @@ def check_logs(logs: Sequence[SensorLog], errors: Mapping[str, LogError] | None 
         findings += _surplus_frames(log)
     findings += _skipped(logs)
     findings += across_logs(logs, tallies)
-    return worst_first(findings)
+    kinds = {name: info.modality for log in logs for name, info in log.sensors.items()}
+    return worst_first(_pooled(_lowered(f) if kinds.get(f.sensor) == "" else f for f in findings))
+
+
+def _lowered(finding: Finding) -> Finding:
+    """What is of no known kind may be an event or a state of the software: its rests and gaps are less of a matter."""
+    return replace(finding, level="warning" if finding.level == "error" else "info")
+
+
+def _pooled(findings: Iterable[Finding]) -> list[Finding]:
+    """With one line a log for all the sensors that are too short to judge."""
+    findings = list(findings)
+    kept, few = [f for f in findings if f.kind != "few"], defaultdict(list)
+    for finding in findings:
+        if finding.kind == "few":
+            few[finding.log].append(finding)
+    for alike in few.values():
+        names = ", ".join(f.sensor for f in alike[:8]) + (f" and {len(alike) - 8} more" if len(alike) > 8 else "")
+        message = f"{alike[0].message}" if len(alike) == 1 else f"too few samples to judge their clocks: {names}"
+        kept.append(replace(alike[0], sensor=alike[0].sensor if len(alike) == 1 else "", message=message))
+    return kept
 
 
 STAMPS = re.compile(r"not increasing: (\S+) at \d+, then (\S+?)[;\s]")
@@ -89,10 +111,14 @@ STAMPS = re.compile(r"not increasing: (\S+) at \d+, then (\S+?)[;\s]")
 
 def _unreadable(log: str, message: str, sensor: str = "") -> Finding:
     """What a reader refused: its message names the sensor and, for stamps, what is wrong with them."""
-    named = re.search(r"/streams/([\w.-]+?)(?:/|:|\s|$)", message)
+    named = re.search(r"/streams/([\w.-]+?)(?:/|:|\s|$)", message) or re.search(
+        r" and (\S+) until \S+ s; expected", message
+    )
     stamps = STAMPS.search(message)
     if stamps:
         kind = "duplicate" if stamps[1] == stamps[2] else "backward"
+    elif "expected stamps of one clock" in message:
+        kind = "apart"
     elif "expected finite numbers" in message:
         kind = "stamps"
     elif re.search(r"\d frames .*for (the )?\d+ (times|rows)|expected one time per sample", message):
@@ -160,7 +186,11 @@ def _values(log: str, found: Tally) -> Iterator[Finding]:
     values, info = found.values, found.info
     if values is None:
         return
-    if values.bad.any():
+    never = values.bad == info.count
+    if never.any() and not never.all():
+        message = f"never a number, which some write for what they do not measure: {named(info, never)}"
+        yield Finding("info", log, info.name, "nan", message)
+    if never.all() or (values.bad[~never] > 0).any():
         message = f"{values.bad.sum()} values are NaN or infinite, in {named(info, values.bad > 0)}"
         start, stop = float(values.bad_from_s), float(values.bad_to_s)
         yield Finding("error", log, info.name, "nan", message, start, stop + 1 / info.rate_hz)

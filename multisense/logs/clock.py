@@ -1,11 +1,18 @@
 """When each sample was taken: stamps or anchors, and which samples lie in a half-open range of seconds."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from multisense.logs.base import log_error
+
+FARTHEST_S = float(1 << 33)
+"""The year 2242 in unix time; later stamps are in another unit than said."""
+LONGEST_S = 10 * 366 * 86400.0
+"""Nothing records for more than ten years: a stamp so far from another is damaged, or of another clock."""
+FASTEST_HZ = 1e9
 
 
 class Clock(Protocol):
@@ -93,6 +100,7 @@ def check_times(times: np.ndarray, count: int, where: str) -> None:
         found = f"times of shape {times.shape} for {count} samples"
         raise log_error(where, found, "one time per sample", "Write as many times as samples.")
     _check_increasing(times, "times", where)
+    _check_span(times, where)
 
 
 def check_anchors(anchors: np.ndarray, where: str) -> None:
@@ -101,6 +109,37 @@ def check_anchors(anchors: np.ndarray, where: str) -> None:
         raise log_error(where, f"shape {anchors.shape}", "(K, 2) of (sample index, seconds)", "Give at least one.")
     _check_increasing(anchors[:, 0], "sample indices", where)
     _check_increasing(anchors[:, 1], "seconds", where)
+    _check_span(anchors[:, 1], where)
+    step, finest = np.diff(anchors[:, 1]) / np.diff(anchors[:, 0]), 2 * np.spacing(np.abs(anchors[:, 1]).max())
+    if not ((step > finest) & (step < LONGEST_S)).all():
+        at = int(np.argmin((step > finest) & (step < LONGEST_S)))
+        found = f"samples {step[at]:.3g} s apart after anchor {at}"
+        raise log_error(where, found, "steps that a clock can have", "Drop the anchor.")
+
+
+def check_rate(rate_hz: float, where: str) -> None:
+    """Raise LogError unless a nominal rate is one that something can have."""
+    if not 1 / LONGEST_S <= rate_hz <= FASTEST_HZ:
+        found = f"rate_hz={rate_hz!r}"
+        raise log_error(where, found, f"{1 / LONGEST_S:.2g} to {FASTEST_HZ:.2g}", "Give the nominal rate in hertz.")
+
+
+def check_together(spans: Mapping[str, tuple[float, float]], where: str) -> None:
+    """Raise LogError unless the sensors of a log, given by their first and last second, can be of one recording."""
+    first = min(spans, key=lambda name: spans[name][0])
+    last = max(spans, key=lambda name: spans[name][1])
+    if spans[last][1] - spans[first][0] > LONGEST_S:
+        found = f"{first} from {spans[first][0]:.6g} s on and {last} until {spans[last][1]:.6g} s"
+        raise log_error(where, found, "stamps of one clock", "Stamp all sensors by one clock.")
+
+
+def _check_span(seconds: np.ndarray, where: str) -> None:
+    if not len(seconds):
+        return
+    first, last = float(seconds[0]), float(seconds[-1])
+    if not -FARTHEST_S <= first <= last <= FARTHEST_S or last - first > LONGEST_S:
+        found = f"times from {first:.6g} to {last:.6g} s"
+        raise log_error(where, found, "years at most, in this millennium", "Check their unit; or they are damaged.")
 
 
 def _check_increasing(values: np.ndarray, what: str, where: str) -> None:

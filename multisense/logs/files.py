@@ -8,6 +8,7 @@ from pathlib import Path, PureWindowsPath
 
 ENDS = 1 << 22
 """Of a file larger than twice this many bytes only so much of its beginning and its end is read."""
+LONGEST_NAME = 1024
 
 
 def fingerprint_files(paths: Iterable[str], part: str = "") -> str:
@@ -15,10 +16,10 @@ def fingerprint_files(paths: Iterable[str], part: str = "") -> str:
 
     `part` tells apart logs that share their files.
     """
-    digest = hashlib.sha256(part.encode())
+    digest = hashlib.sha256(part.encode(errors="surrogatepass"))
     for path in sorted(paths, key=lambda path: Path(path).name):
         status = os.stat(path)
-        digest.update(f"{Path(path).name} {status.st_size} ".encode())
+        digest.update(f"{Path(path).name} {status.st_size} ".encode(errors="surrogatepass"))
         digest.update(_ends(str(path), status.st_size, status.st_mtime_ns))
     return digest.hexdigest()[:16]
 
@@ -35,7 +36,19 @@ def _ends(path: str, size: int, modified_ns: int) -> bytes:
     return digest.digest()
 
 
+def head(path: Path, count: int) -> bytes:
+    """The first bytes of a file; none where there is no readable file. A pipe is none: it would wait for its writer."""
+    try:
+        if not path.is_file():
+            return b""
+        with path.open("rb") as file:
+            return file.read(count)
+    except OSError:
+        return b""
+
+
 def stays_inside(name: str) -> bool:
-    """Whether a relative file name cannot leave the folder it is resolved in, on any platform."""
+    """Whether a relative file name is one that files can have, and cannot leave its folder, on any platform."""
     parts = PureWindowsPath(name)  # splits at both kinds of slash
-    return bool(parts.parts) and not (parts.drive or parts.root or ".." in parts.parts)
+    is_name = "\0" not in name and len(name) <= LONGEST_NAME and all(len(part) <= 255 for part in parts.parts)
+    return is_name and bool(parts.parts) and not (parts.drive or parts.root or ".." in parts.parts)

@@ -52,7 +52,7 @@ def open_folder(path: Path) -> ForeignLog:
     """
     files = sorted(file for file in path.iterdir() if file.name[0] != ".")
     media = [file for file in files if file.suffix.lower() in VIDEOS + SOUNDS + TABLES and file.is_file()]
-    sides = {side: file for file in media for side in files if _is_side(side, file)}
+    sides = {side: file for file in media for side in files if _is_side(side, file) and side.is_file()}
     known = [file for file in media if file not in sides]
     others = [file for file in files if file not in sides and file not in known]
     skipped = {

@@ -10,14 +10,17 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from multisense.logs.base import log_error
-from multisense.logs.clock import Clock, StampedClock, check_times
+from multisense.logs.clock import Clock, StampedClock, check_rate, check_times, check_together
 from multisense.logs.files import fingerprint_files
 from multisense.logs.media import open_video
 from multisense.logs.pool import POOL
 from multisense.types import Label, SensorInfo, Stream
+
+MOST_PIXELS = 1 << 26
+"""Of one picture; some cameras have a quarter of that."""
 
 
 class Samples(Protocol):
@@ -39,7 +42,12 @@ class Rows:
     """Row of the log's first sample."""
 
     def read(self, first: int, last: int) -> np.ndarray:
-        return np.asarray(POOL.get(self.opener, self.path)[self.key][self.begin + first : self.begin + last])
+        array = POOL.get(self.opener, self.path)[self.key]
+        try:
+            return np.asarray(array[self.begin + first : self.begin + last])
+        except (OSError, RuntimeError, LookupError, TypeError, OverflowError, MemoryError) as error:
+            found = f"unreadable rows ({error})"
+            raise log_error(f"{self.path}: {self.key}", found, "numbers", "Copy it again.") from error
 
 
 @dataclass(frozen=True)
@@ -62,13 +70,15 @@ class Images:
     where: str
 
     def read(self, first: int, last: int) -> np.ndarray:
-        out = np.empty((last - first, *self.shape), np.uint8)
+        out = np.empty((0, *self.shape), np.uint8)
         for i, data in enumerate(self.encoded.read(first, last)):
             image = decode_image(bytes(data), f"{self.where}, image {first + i}")
             if image.shape != self.shape:
                 raise log_error(
                     f"{self.where}, image {first + i}", f"shape {image.shape}", f"{self.shape}", "Re-encode it."
                 )
+            if not i:  # the first picture has shown that the shape is more than a claim
+                out = np.empty((last - first, *self.shape), np.uint8)
             out[i] = image
         return out
 
@@ -77,8 +87,10 @@ def decode_image(data: bytes, where: str) -> np.ndarray:
     """(H, W, 3) uint8 RGB of JPEG or PNG bytes. Raises LogError where they are neither, damaged, or absurdly large."""
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels")
             return np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # over damaged bytes Pillow raises whatever its parsers do
         raise log_error(where, f"undecodable image bytes ({error})", "a JPEG or PNG", "Copy the file again.") from error
 
 
@@ -131,6 +143,7 @@ def on_clock(
     channels: tuple[str, ...] = (),
 ) -> Sensor:
     """A sensor on a clock already made and checked, such as the anchors of sound."""
+    check_rate(rate_hz, name)
     first, last = clock.times(0, 1)[0], clock.times(clock.count - 1, clock.count)[0]
     stop = float(last) + 1 / rate_hz
     info = SensorInfo(name, modality, rate_hz, shape, dtype, float(first), stop, clock.count, units, channels)
@@ -168,6 +181,7 @@ class ForeignLog:
         if not self.sensors:
             found = f"no usable sensor; {self.skipped}" if self.skipped else "no usable sensor"
             raise log_error(f"{path}: {name}", found, "at least one", "Leave this log out, or convert it.")
+        check_together({n: (info.start_s, info.stop_s) for n, info in self.sensors.items()}, f"{path}: {name}")
 
     def read(self, sensor: str, start_s: float, stop_s: float) -> Stream:
         """The samples of `sensor` with start_s <= time < stop_s, decoding or reading no others."""

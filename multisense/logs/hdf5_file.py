@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 
 from multisense.logs.base import LogError, log_error
+from multisense.logs.clock import FARTHEST_S
 from multisense.logs.foreign import Images, Samples, decode_image
 from multisense.logs.native_write import FORMAT
 from multisense.logs.pool import POOL
@@ -24,8 +25,6 @@ LARGEST_BYTES = 1 << 28
 PACKED = 1100
 """Bytes that one stored byte can stand for: deflate packs 1032 at most."""
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG")
-FARTHEST_S = 1 << 33
-"""The year 2242: later stamps are in another unit than said."""
 
 T = TypeVar("T")
 
@@ -37,7 +36,16 @@ def naming_damage(path: str) -> Iterator[None]:
         yield
     except LogError:
         raise
-    except (OSError, RuntimeError, LookupError, ValueError, TypeError, OverflowError, MemoryError) as error:
+    except (
+        OSError,
+        RuntimeError,
+        LookupError,
+        AttributeError,
+        ValueError,
+        TypeError,
+        ArithmeticError,
+        MemoryError,
+    ) as error:
         fix = "It was cut short or damaged: copy it again."
         raise log_error(path, f"a damaged HDF5 file ({error})", "a whole one", fix) from error
 
@@ -59,15 +67,8 @@ class Hdf5File:
 
     def get(self, name: str) -> h5py.Group | h5py.Dataset | None:
         """The group or array at `name`, None where there is none."""
-        node: Any = self._file
         with naming_damage(self.path):
-            for part in filter(None, name.split("/")):
-                link = node.get(part, getlink=True) if isinstance(node, h5py.Group) else None
-                if link is not None and not isinstance(link, h5py.HardLink):
-                    where, found = f"{self.path}: {node.name}", f"{part!r}, a link to {_target(link)}"
-                    raise log_error(where, found, "what lies in this file itself", "Copy the data into it.")
-                node = None if link is None else node[part]
-        return node if isinstance(node, (h5py.Group, h5py.Dataset)) else None
+            return follow(self._file, name, self.path)
 
     def children(self, name: str) -> dict[str, h5py.Group | h5py.Dataset]:
         """What a group holds, by name; nothing where there is no such group."""
@@ -95,15 +96,28 @@ class Hdf5File:
         if name not in self._arrays:
             node, where = self.get(name), f"{self.path}: /{name.strip('/')}"
             with naming_damage(self.path):
-                self._arrays[name] = _checked(node, where)
+                self._arrays[name] = checked_array(node, where)
         return self._arrays[name]
+
+
+def follow(parent: h5py.Group, name: str, path: str) -> h5py.Group | h5py.Dataset | None:
+    """What lies at `name` below a group, None where there is nothing. LogError where a link leads on from there."""
+    node: Any = parent
+    for part in filter(None, name.split("/")):
+        link = node.get(part, getlink=True) if isinstance(node, h5py.Group) else None
+        if link is not None and not isinstance(link, h5py.HardLink):
+            where, found = f"{path}: {node.name}", f"{part!r}, a link to {_target(link)}"
+            raise log_error(where, found, "what lies in this file itself", "Copy the data into it.")
+        node = None if link is None else node[part]
+    return node if isinstance(node, (h5py.Group, h5py.Dataset)) else None
 
 
 def _target(link: Any) -> str:
     return f"{link.filename}:{link.path}" if isinstance(link, h5py.ExternalLink) else str(link.path)
 
 
-def _checked(node: Any, where: str) -> h5py.Dataset:
+def checked_array(node: Any, where: str) -> h5py.Dataset:
+    """`node` as an array that lies in its file and is no larger than what is stored of it."""
     if not isinstance(node, h5py.Dataset) or not node.shape or node.external or node.is_virtual:
         found = "nothing" if node is None else f"{node!r}"
         raise log_error(where, found, "an array stored in this file", "Check the name, or copy the data into it.")

@@ -26,9 +26,10 @@ class Bookkeeping:
         for name in ("timestamp", "episode_index"):
             if name not in columns:
                 raise log_error(path, f"no column {name!r}", "it, in every LeRobot data file", "Download it again.")
-        self._times = columns["timestamp"].astype(np.float64)
-        self._episodes = columns["episode_index"]
-        self._tasks = columns.get("task_index")
+        with readable(path):
+            self._times = columns["timestamp"].astype(np.float64)
+            self._episodes = columns["episode_index"]
+            self._tasks = columns["task_index"].astype(np.int64) if "task_index" in columns else None
 
     def rows(self, episode: Episode) -> tuple[int, np.ndarray]:
         """First row and the (N,) times of an episode."""
@@ -45,7 +46,7 @@ class Bookkeeping:
         return int(rows[0]), times
 
     def task(self, first: int, count: int) -> np.ndarray | None:
-        return None if self._tasks is None else self._tasks[first : first + count].astype(np.int64)
+        return None if self._tasks is None else self._tasks[first : first + count]
 
     def close(self) -> None:
         """Nothing is open; the columns go with this object."""
@@ -74,7 +75,9 @@ class VectorRows:
                 table = file.read_row_groups(list(range(low, high + 1)), columns=keys, use_threads=False)
         skip = self.first - (int(stops[low - 1]) if low else 0)
         table = table.slice(skip, self.count)
-        return _Vectors({key: _array(table.column(key), dtype, shape, path, key) for key, dtype, shape in self.vectors})
+        with readable(path):
+            arrays = {k: _array(table.column(k), dtype, shape, path, k) for k, dtype, shape in self.vectors}
+        return _Vectors(arrays)
 
 
 class _Vectors(dict[str, np.ndarray]):

@@ -2,14 +2,16 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from multisense.logs.base import log_error
-from multisense.logs.files import stays_inside
+from multisense.logs.base import LogError, log_error
+from multisense.logs.clock import check_rate
+from multisense.logs.files import LONGEST_NAME, stays_inside
 
 VERSIONS = ("v2.1", "v3.0")
 MAX_TASKS = 1 << 20
@@ -93,8 +95,10 @@ def readable(path: str) -> Iterator[None]:
 
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).partition("\n")[0]
+    except LogError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
+        reason = str(error).partition("\n")[0][:300]
         raise log_error(path, f"an unreadable parquet file ({reason})", "a whole one", "Copy it again.") from error
 
 
@@ -116,7 +120,7 @@ def _read_info(path: Path) -> dict[str, Any]:
         raise log_error(str(path), "no such file", "the info.json of a LeRobot root", "Check the path.")
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise log_error(str(path), f"invalid JSON ({error})", "valid JSON", "Download it again.") from error
     if not isinstance(info, dict):
         raise log_error(str(path), f"a {type(info).__name__}", "a JSON object", "Download it again.")
@@ -130,10 +134,16 @@ def _check_info(info: dict[str, Any], where: str) -> None:
             raise log_error(where, found, " or ".join(kind.__name__ for kind in kinds), "Download it again.")
     if not info["fps"] > 0:
         raise log_error(where, f"fps={info['fps']}", "a positive number", "Correct it.")
+    check_rate(info["fps"], f"{where}: fps")
     for key, feature in info["features"].items():
-        good = isinstance(feature, dict) and isinstance(feature.get("dtype"), str)
-        if not good or not all(isinstance(side, int) for side in feature.get("shape") or [None]):
+        good = isinstance(feature, dict) and isinstance(feature.get("dtype"), str) and _is_shape(feature.get("shape"))
+        if not good:
             raise log_error(f"{where}: features.{key}", f"{feature!r}", "dtype and shape", "Download it again.")
+
+
+def _is_shape(sides: Any) -> bool:
+    whole = isinstance(sides, list) and all(isinstance(side, int) and side >= 0 for side in sides)
+    return bool(whole and sides)
 
 
 def _check_totals(info: dict[str, Any], episodes: list[Episode], where: str) -> None:
@@ -212,7 +222,10 @@ def _fill(root: Path, info: dict[str, Any], key: str, place: dict[str, Any]) -> 
     """A path template of info.json, filled in; it may not lead out of the root."""
     where = f"{root / 'meta' / 'info.json'}: {key}"
     try:
-        name = str(info[key]).format(**place)
+        template = str(info[key])
+        if len(template) > LONGEST_NAME or re.search(r"\d{4}", "".join(re.findall(r"{[^}]*", template))):
+            raise ValueError("a width of thousands of characters")
+        name = template.format(**place)
     except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
         fix = "Take the template of a data set of this version."
         raise log_error(where, repr(info.get(key)), f"a template of {sorted(place)}", fix) from error
@@ -242,8 +255,14 @@ def _read_lines(path: Path, key: str) -> list[dict[str, Any]]:
     """The objects of a JSON-lines file, each with at least `key`."""
     if not path.is_file():
         raise log_error(str(path), "no such file", "it, in a v2.1 data set", "Download the data set again.")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise log_error(
+            str(path), f"no readable text ({error})", "one object per line", "Download it again."
+        ) from error
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line) if line.strip() else None
         except (ValueError, RecursionError) as error:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from fractions import Fraction
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -31,7 +32,7 @@ from pydantic import Field
 
 from multisense.config import Config, ConfigError, parse
 from multisense.logs.base import LogError, SensorLog, log_error
-from multisense.logs.clock import AnchoredClock, Clock, StampedClock
+from multisense.logs.clock import AnchoredClock, Clock, StampedClock, check_rate
 from multisense.logs.files import stays_inside
 from multisense.logs.foreign import ForeignLog, Sensor, on_clock, stamped
 from multisense.logs.hdf5_file import Found, Hdf5File, Stamps, find, gather, is_native, read_stamps
@@ -40,6 +41,8 @@ from multisense.logs.pool import POOL
 FILE = "multisense.yaml"
 LARGEST_YAML = 1 << 16
 DEEPEST = 8
+MOST_LEVELS, MOST_GROUPS = 4, 1 << 16
+"""Of groups that are logs."""
 UNITS = {"s": Fraction(1), "ms": Fraction(1, 10**3), "us": Fraction(1, 10**6), "ns": Fraction(1, 10**9)}
 UNIX_S = 10**8
 """Stamps from here on (1973) count from 1970; below, from the start of something."""
@@ -84,7 +87,9 @@ def recognises(path: Path) -> bool:
     except LogError:
         return False
     sensors = tree.get("sensors")
-    return isinstance(sensors, dict) and ("log" in tree or any("path" in s for s in sensors.values() if s))
+    return isinstance(sensors, dict) and (
+        "log" in tree or any(isinstance(s, dict) and "path" in s for s in sensors.values())
+    )
 
 
 def candidates(path: Path) -> dict[str, Callable[[], SensorLog]]:
@@ -96,7 +101,10 @@ def candidates(path: Path) -> dict[str, Callable[[], SensorLog]]:
     mapping = read_mapping(path if path.is_file() else path / FILE)
     folder, found = Path(mapping.path).parent, {}
     for file in _files(folder, mapping):
-        for group in _groups(str(file), mapping.groups):
+        groups = _groups(str(file), mapping.groups)
+        if len(groups) > MOST_GROUPS:  # links may make a few groups into millions of paths
+            raise log_error(f"{mapping.path}: log", f"more than {MOST_GROUPS} groups", "fewer logs", "Name less.")
+        for group in groups:
             parts = [*file.relative_to(folder).with_suffix("").parts, *filter(None, group.split("/"))]
             name = "-".join(parts)
             if name in found:
@@ -116,10 +124,15 @@ def read_mapping(path: Path) -> LogMap:
     except ConfigError as error:
         raise LogError(f"{path}: {error}") from error
     for name, sensor in sensors.items():
+        where = f"{path}: sensors.{name}"
+        if sensor.rate_hz is not None:
+            check_rate(sensor.rate_hz, f"{where}.rate_hz")
         if not sensor.times and sensor.rate_hz is None:
-            where = f"{path}: sensors.{name}"
             raise log_error(where, "neither times nor rate_hz", "one of them", "Name the stamps, or give the rate.")
     files, _, groups = config.log.partition(":/")
+    if files.count("**") > 1 or groups.count("/") > MOST_LEVELS:
+        found = f"{config.log!r:.80}"
+        raise log_error(f"{path}: log", found, f"one ** and {MOST_LEVELS} levels of groups at most", "Name less.")
     if not stays_inside(files):
         where = f"{path}: log"
         raise log_error(where, f"{files!r}", "files below this one's folder", "Put the mapping where they are.")
@@ -158,7 +171,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         text = path.read_text()
         _check_plain(text, str(path))
         tree = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    except LogError:
+        raise
+    except (OSError, ValueError, OverflowError, yaml.YAMLError, RecursionError) as error:
         raise log_error(str(path), f"no readable YAML ({error})", "a mapping", fix) from error
     if not isinstance(tree, dict):
         raise log_error(str(path), f"{type(tree).__name__}", "`log` and `sensors`", fix)
@@ -178,7 +193,7 @@ def _files(folder: Path, mapping: LogMap) -> list[Path]:
     """The HDF5 files the pattern means; hidden files are unfinished writes."""
     try:
         files = sorted(file for file in folder.glob(mapping.files) if file.is_file() and file.name[0] != ".")
-    except (ValueError, NotImplementedError, OSError) as error:
+    except (ValueError, NotImplementedError, OSError, RecursionError) as error:
         raise log_error(f"{mapping.path}: log", f"{error}", "a file pattern", "Correct it.") from error
     away = [file for file in files if not file.resolve().is_relative_to(folder.resolve())]
     if away:
@@ -199,20 +214,22 @@ def _is_native(path: str) -> bool:
 def _groups(path: str, pattern: str) -> list[str]:
     """The groups of a file that match, or the root; also the root of a file that cannot be opened."""
     try:
-        return _matching(POOL.get(Hdf5File, path), "", pattern.split("/")) if pattern else [""]
+        return _matching(POOL.get(Hdf5File, path), pattern.split("/")) if pattern else [""]
     except LogError:
         return [""]
 
 
-def _matching(file: Hdf5File, top: str, parts: list[str]) -> list[str]:
-    if not parts:
-        return [top]
-    groups = [name for name, node in file.children(top or "/").items() if isinstance(node, h5py.Group)]
-    return [
-        deeper
-        for name in groups if fnmatchcase(name, parts[0])
-        for deeper in _matching(file, f"{top}/{name}", parts[1:])
-    ]  # fmt: skip
+def _matching(file: Hdf5File, parts: list[str]) -> list[str]:
+    """Paths of the groups whose names match, one part a level; of more than `MOST_GROUPS` the first."""
+    found = [""]
+    for part in parts:
+        inner = (f"{top}/{name}" for top in found for name in _groups_of(file, top) if fnmatchcase(name, part))
+        found = list(islice(inner, MOST_GROUPS + 1))
+    return found
+
+
+def _groups_of(file: Hdf5File, top: str) -> list[str]:
+    return [name for name, node in file.children(top or "/").items() if isinstance(node, h5py.Group)]
 
 
 def _at(group: str, name: str) -> str:

@@ -18,6 +18,7 @@ from multisense.logs.bag_index import KNOWN
 from multisense.logs.bag_samples import readable
 from multisense.logs.bags import bag_log
 from multisense.logs.base import LogError, SensorLog, log_error
+from multisense.logs.files import head
 from multisense.logs.ros_messages import SOUND_INFO, short_type, stamp_ns
 from multisense.logs.ros_types import RosType, require
 
@@ -175,8 +176,4 @@ def _files(path: Path) -> list[Path]:
 
 
 def _is_mcap(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return not path.name.startswith(".") and file.read(len(MAGIC)) == MAGIC
-    except OSError:
-        return False
+    return not path.name.startswith(".") and head(path, len(MAGIC)) == MAGIC

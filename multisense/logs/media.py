@@ -17,9 +17,15 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from multisense.logs.base import LogError, log_error
+from multisense.logs.clock import check_times
 
 Backend = Literal["auto", "pyav", "decord"]
 
+FORMATS = "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,h264,hevc,m4v,ogg,wav,w64,flac,mp3,aac,aiff,caf,au,ivf"
+"""Demuxers of FFmpeg that read the one file they are given; it knows lists of files too, and what they name may be
+anywhere."""
+MOST_BYTES = 1 << 28
+"""Of one frame."""
 LONG_GROUP = 48
 """Frames per keyframe from which decord is the faster of the two."""
 
@@ -58,17 +64,23 @@ def open_video(path: str, backend: Backend = "auto") -> Video:
     return faster
 
 
+def open_container(path: str) -> Any:
+    """A media file opened by PyAV for reading, which opens no other. Raises FFmpegError, OSError or ValueError."""
+    options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+    return av.open(path, options=options, metadata_errors="replace")
+
+
 class PyavVideo:
     """A video decoded by PyAV (FFmpeg's libraries, carried by its wheel), one thread."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         try:
-            self._container = av.open(path)
-        except (FFmpegError, OSError) as error:
+            self._container = open_container(path)
+        except (FFmpegError, OSError, ValueError) as error:
             raise _unreadable(path, error) from error
         stream = self._container.streams.best("video")
-        if not isinstance(stream, VideoStream):
+        if not isinstance(stream, VideoStream) or not stream.codec_context:
             raise log_error(path, "no video stream", "a video file", "Check what this file is.")
         self._stream = stream
         self.codec = stream.codec_context.codec.canonical_name
@@ -76,6 +88,8 @@ class PyavVideo:
         self._stream.thread_count = 1
         self._reformatter = VideoReformatter()
         self.shape: tuple[int, ...] = (self._stream.height, self._stream.width, 3)
+        if not 0 < self._stream.height * self._stream.width * 3 <= MOST_BYTES:
+            raise log_error(path, f"frames of shape {self.shape}", "pictures", "The file is damaged: copy it again.")
         self._index()
 
     def close(self) -> None:
@@ -83,16 +97,18 @@ class PyavVideo:
 
     def frames(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         order, place = _checked_indices(indices, len(self.times_s), self.path)
-        out = np.empty((len(order), *self.shape), np.uint8)
         position = {int(self._pts[index]): i for i, index in enumerate(order)}
         try:
+            out = np.empty((len(order), *self.shape), np.uint8)
             for frame in self._decode(self._pts[order]):
                 if frame.is_corrupt:  # the decoder has made up what it could not read
                     raise self._damaged(frame.pts)
                 # One thread: the default starts and joins threads for every frame.
                 rgb = self._reformatter.reformat(frame, format="rgb24", threads=1)
                 out[position.pop(frame.pts)] = rgb.to_ndarray()
-        except FFmpegError as error:
+        except LogError:
+            raise
+        except (FFmpegError, ValueError, OverflowError, MemoryError) as error:  # frames of another size, for one
             raise _unreadable(self.path, error, self.codec) from error
         if position:
             raise self._damaged(min(position))
@@ -130,6 +146,7 @@ class PyavVideo:
         if (np.diff(self._pts) == 0).any():
             raise log_error(self.path, "two frames with one time stamp", "a stamp for every frame", "Encode it again.")
         self.times_s = self._pts * float(self._stream.time_base or 1)
+        check_times(self.times_s, len(order), self.path)
         self._key_pts, self._key_dts = pts[order][is_key[order]], dts[order][is_key[order]]
         self.frames_per_key = len(pts) / int(is_key.sum())
         earliest_after = np.minimum.accumulate(pts[::-1])[::-1]
@@ -221,9 +238,9 @@ def read_audio(path: str, track: int = 0) -> tuple[np.ndarray, np.ndarray, float
 
     There is an anchor wherever the track's own stamps leave the straight line by more than half a sample.
     """
-    blocks, anchors, count = [], [], 0
+    blocks, anchors, count, rate_hz = [], [], 0, 0.0
     try:
-        with av.open(path) as container:
+        with open_container(path) as container:
             if len(container.streams.audio) <= track:
                 found = f"{len(container.streams.audio)} audio tracks"
                 raise log_error(path, found, f"a track {track}", "Choose another track.")
@@ -235,9 +252,11 @@ def read_audio(path: str, track: int = 0) -> tuple[np.ndarray, np.ndarray, float
                 channels = len(frame.layout.channels)
                 blocks.append(planes.T if frame.format.is_planar else planes.reshape(-1, channels))
                 count += frame.samples
-    except FFmpegError as error:
+        samples = np.concatenate(blocks)  # raises ValueError where there are none, or of several channel counts
+    except LogError:
+        raise
+    except (FFmpegError, OSError, ValueError, MemoryError) as error:
         raise _unreadable(path, error) from error
-    samples = np.concatenate(blocks)
     return samples, np.array(anchors, np.float64), float(rate_hz)
 
 

@@ -22,8 +22,19 @@ import h5py
 import numpy as np
 
 from multisense.logs.base import log_error
-from multisense.logs.clock import AnchoredClock, Clock, StampedClock, check_anchors, check_times, corrected
+from multisense.logs.clock import (
+    FARTHEST_S,
+    AnchoredClock,
+    Clock,
+    StampedClock,
+    check_anchors,
+    check_rate,
+    check_times,
+    check_together,
+    corrected,
+)
 from multisense.logs.files import fingerprint_files, stays_inside
+from multisense.logs.hdf5_file import checked_array, follow, naming_damage
 from multisense.logs.media import Video, open_video
 from multisense.logs.native_write import FORMAT, VERSION, Recording, write_log
 from multisense.logs.pool import POOL
@@ -62,12 +73,13 @@ class NativeLog:
             self.labels: Mapping[str, Label] = {label.name: label for label in _labels(file, self.path)}
         if not self.sensors:
             raise log_error(f"{self.path}: /streams", "no sensor", "at least one", "Record something.")
+        check_together({name: (info.start_s, info.stop_s) for name, info in self.sensors.items()}, self.path)
 
     def read(self, sensor: str, start_s: float, stop_s: float) -> Stream:
         """The samples of `sensor` with start_s <= time < stop_s, decoding or reading no others."""
         if sensor not in self.sensors:
             raise log_error(self.path, f"no sensor '{sensor}'", f"one of {sorted(self.sensors)}", "Check the name.")
-        with _naming_damage(self.path):
+        with naming_damage(self.path):
             clock, data = POOL.get(_OpenLog, self.path).stream(sensor)
             first, last = clock.span(start_s, stop_s)
             values = self._frames(sensor, first, last) if data is None else data[first:last]
@@ -112,19 +124,9 @@ def _opened(path: str) -> Iterator[h5py.File]:
         raise log_error(path, "no such file", "a native log (.h5)", "Check the path.")
     if not h5py.is_hdf5(path):
         raise log_error(path, "a file that is not HDF5", "a native log (.h5)", "Write it with `write_log`.")
-    with _naming_damage(path), open_hdf5(path) as file:
+    with naming_damage(path), open_hdf5(path) as file:
         _check_header(file, path)
         yield file
-
-
-@contextmanager
-def _naming_damage(path: str) -> Iterator[None]:
-    """h5py reports damage as OSError, RuntimeError or KeyError without the file's name."""
-    try:
-        yield
-    except (OSError, RuntimeError, KeyError) as error:
-        fix = "It was cut short or damaged: copy it again."
-        raise log_error(path, f"a damaged HDF5 file ({error})", "a whole one", fix) from error
 
 
 def _check_header(file: h5py.File, path: str) -> None:
@@ -180,9 +182,12 @@ def _clock(file: h5py.File, group: h5py.Group, path: str) -> Clock:
     offset_s, drift_ppm = _correction(file, where.rpartition("/")[2], path)
     if kinds == ["times"]:
         check_times(stamps, count, f"{where}/times")
-        return StampedClock(corrected(stamps, offset_s, drift_ppm))
+        stamps = corrected(stamps, offset_s, drift_ppm)
+        check_times(stamps, count, f"{where}/times, corrected")
+        return StampedClock(stamps)
     check_anchors(stamps, f"{where}/anchors")
     stamps[:, 1] = corrected(stamps[:, 1], offset_s, drift_ppm)
+    check_anchors(stamps, f"{where}/anchors, corrected")
     return AnchoredClock(stamps, _rate(group, where), count)
 
 
@@ -201,8 +206,9 @@ def _flushed(group: h5py.Group, path: str) -> tuple[int, int]:
 
 def _rate(group: h5py.Group, where: str) -> float:
     rate_hz = _plain(group.attrs.get("rate_hz"))
-    if not isinstance(rate_hz, (int, float)) or not 0 < rate_hz < float("inf"):
+    if not isinstance(rate_hz, (int, float)):
         raise log_error(where, f"rate_hz={rate_hz!r}", "a positive number", "Write the nominal rate in hertz.")
+    check_rate(rate_hz, where)
     return float(rate_hz)
 
 
@@ -211,7 +217,7 @@ def _correction(file: h5py.File, name: str, path: str) -> tuple[float, float]:
         return 0.0, 0.0
     attrs = _group(file, f"clock/{name}", path).attrs
     offset_s, drift_ppm = float(attrs.get("offset_s", 0.0)), float(attrs.get("drift_ppm", 0.0))
-    if not np.isfinite(offset_s) or not abs(drift_ppm) < 1e6:
+    if not abs(offset_s) <= FARTHEST_S or not abs(drift_ppm) < 1e6:
         found = f"offset_s={offset_s}, drift_ppm={drift_ppm}"
         raise log_error(f"{path}: /clock/{name}", found, "a finite offset and |drift| < 1e6 ppm", "Estimate it again.")
     return offset_s, drift_ppm
@@ -268,7 +274,7 @@ def _label_values(group: h5py.Group, where: str) -> tuple[np.ndarray | None, np.
 
 
 def _group(parent: h5py.Group, name: str, path: str) -> h5py.Group:
-    child = parent.get(name)
+    child = follow(parent, name, path)
     if not isinstance(child, h5py.Group):
         found = "nothing" if child is None else type(child).__name__
         raise log_error(f"{path}: /{name}", found, "a group", "Write the log with `write_log`.")
@@ -276,11 +282,10 @@ def _group(parent: h5py.Group, name: str, path: str) -> h5py.Group:
 
 
 def _dataset(group: h5py.Group, name: str, where: str) -> h5py.Dataset:
-    child = group.get(name)
-    if not isinstance(child, h5py.Dataset) or not child.shape or child.external or child.is_virtual:
-        found = "nothing" if child is None else f"{child!r}"
-        raise log_error(f"{where}/{name}", found, "an array stored in this file", "Write the log with `write_log`.")
-    return child
+    array = checked_array(follow(group, name, where.removesuffix(f": {group.name}")), f"{where}/{name}")
+    if array.dtype.kind not in "biuf":
+        raise log_error(f"{where}/{name}", f"{array.dtype} values", "numbers", "Write the log with `write_log`.")
+    return array
 
 
 def _plain(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """Opening what is at a path, whatever its format: recognised by what is in it, never by a name alone."""
 
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -55,7 +56,7 @@ def survey_logs(path: str | Path) -> tuple[list[SensorLog], dict[str, LogError]]
 def _candidates(given: str | Path) -> dict[str, Callable[[], SensorLog]]:
     """What looks like a log, by name, not opened yet."""
     path = hub.resolve(str(given)) if hub.recognises(str(given)) else Path(given)
-    if not path.exists():
+    if not (os.path.isfile(path) or os.path.isdir(path)):  # a pipe or a device is neither
         raise log_error(str(path), "nothing", "a log or a folder of logs", "Check the path.")
     if (path / "meta" / "info.json").is_file() or (path / "meta" / "episodes.jsonl").is_file():
         return _episodes(path)

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from multisense.logs.base import LogError, SensorLog
+from multisense.logs.files import head
 from multisense.logs.foreign import ForeignLog, Images, Sensor, stamped
 from multisense.logs.pool import POOL
 from multisense.logs.rlds_features import FLAGS, Signal, read_json, signals_of
@@ -48,14 +49,9 @@ class Dataset:
 
 def recognises(path: Path) -> bool:
     """Whether `path` is a folder of TFRecord shards and a features.json, or one such shard."""
-    try:
-        if path.is_dir():
-            return (path / "features.json").is_file() and bool(_shards(path))
-        with path.open("rb") as file:
-            head = file.read(HEAD)
-        return is_head(head)
-    except OSError:
-        return False
+    if path.is_dir():
+        return (path / "features.json").is_file() and bool(_shards(path))
+    return is_head(head(path, HEAD))
 
 
 def candidates(path: Path) -> dict[str, Callable[[], SensorLog]]:

@@ -14,12 +14,15 @@ from multisense.logs.bag_index import KNOWN
 from multisense.logs.bag_samples import readable
 from multisense.logs.bags import bag_log
 from multisense.logs.base import LogError, SensorLog, log_error
+from multisense.logs.files import head
 from multisense.logs.ros_messages import SOUND_INFO, short_type
 from multisense.logs.ros_types import RosType, require
 
 ROS1, SQLITE, TABLE = b"#ROSBAG V", b"SQLite format 3\0", b"CREATE TABLE messages"
-METADATA_BYTES = 1 << 20
-"""A larger metadata.yaml is not one that a recorder wrote."""
+LOOK_AT = 1 << 16
+"""Bytes of a file that tell whether it is a bag."""
+METADATA_BYTES, METADATA_VALUES = 1 << 20, 1 << 16
+"""A larger metadata.yaml is not one that a recorder wrote, and would take minutes to parse."""
 
 
 def recognises(path: Path) -> bool:
@@ -48,11 +51,16 @@ def open_ros(path: Path) -> SensorLog:
         if metadata.stat().st_size > METADATA_BYTES:
             raise ValueError(f"larger than {METADATA_BYTES} bytes")
         text = metadata.read_text()
+        if sum(map(text.count, ",:[{\n")) > METADATA_VALUES:
+            raise ValueError(f"more than {METADATA_VALUES} values")
     if re.search(r"compression_mode:\s*['\"]?file", text, re.IGNORECASE):
         fix = "Decompress it once: ros2 bag convert."
         raise log_error(str(metadata), "files compressed as a whole", "a bag that can be read in place", fix)
-    files = sorted(str(file) for file in path.iterdir() if file.is_file())
-    return bag_log(open_bag, str(path), path.name, files)
+    entries = sorted(path.iterdir())
+    odd = [entry.name for entry in entries if not (entry.is_file() or entry.is_dir())]
+    if odd:  # opening a pipe would wait for its writer
+        raise log_error(str(path), f"{odd}, no files", "files", "Copy the bag again.")
+    return bag_log(open_bag, str(path), path.name, [str(entry) for entry in entries if entry.is_file()])
 
 
 def open_bag(path: str) -> "RosBag":
@@ -68,7 +76,7 @@ class RosBag:
         from rosbags import rosbag1, rosbag2
 
         # Not rosbags' AnyReader: one definition that it cannot parse, such as a service's, costs it the whole bag.
-        self._is_ros1 = _head(Path(path)).startswith(ROS1)
+        self._is_ros1 = head(Path(path), LOOK_AT).startswith(ROS1)
         with readable(path):
             self._reader = rosbag1.Reader(path) if self._is_ros1 else rosbag2.Reader(path)
             self._reader.open()
@@ -117,15 +125,6 @@ def _is_bag(path: Path) -> bool:
     if path.name.startswith("."):
         return False
     if path.is_dir():
-        return b"rosbag2_bagfile_information" in _head(path / "metadata.yaml")
-    head = _head(path)
-    return head.startswith(ROS1) or (head.startswith(SQLITE) and TABLE in head)
-
-
-def _head(path: Path) -> bytes:
-    """The first bytes of a file; none where it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return file.read(1 << 16)
-    except OSError:
-        return b""
+        return b"rosbag2_bagfile_information" in head(path / "metadata.yaml", LOOK_AT)
+    start = head(path, LOOK_AT)
+    return start.startswith(ROS1) or (start.startswith(SQLITE) and TABLE in start)

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, BinaryIO
 
-import av
 import numpy as np
 from av.error import FFmpegError
 
 from multisense.logs.anchors import AnchorLine
 from multisense.logs.base import LogError, log_error
+from multisense.logs.clock import FASTEST_HZ
+from multisense.logs.media import open_container
 from multisense.logs.pool import POOL
 
 BLOCK = 1 << 16
@@ -80,9 +81,11 @@ def _find(path: str, size: int, modified_ns: int) -> Sound | None:
         ends = np.unique([0.0, wav.count - 1.0])
         return Sound(path, wav.rate_hz, wav.channels, wav.count, np.stack([ends, ends / wav.rate_hz], 1), wav)
     try:
-        with av.open(path) as container:
+        with open_container(path) as container:
             return _scan(container, path) if container.streams.audio else None
-    except (FFmpegError, OSError) as error:
+    except LogError:
+        raise
+    except (FFmpegError, OSError, ValueError, OverflowError, AttributeError, MemoryError) as error:
         raise _undecodable(path, error) from error
 
 
@@ -136,8 +139,8 @@ class _Decoder:
 
     def _open(self) -> None:
         try:
-            self._container = av.open(self._path)
-        except (FFmpegError, OSError) as error:
+            self._container = open_container(self._path)
+        except (FFmpegError, OSError, ValueError) as error:
             raise _undecodable(self._path, error) from error
         self._stream = _one_thread(self._container)
 
@@ -173,9 +176,9 @@ class _Decoder:
                     there += frame.samples
                 if there >= wanted:
                     break
-        except FFmpegError as error:
+            return np.concatenate(parts)[:wanted]
+        except (FFmpegError, OSError, ValueError, MemoryError) as error:
             raise _undecodable(self._path, error) from error
-        return np.concatenate(parts)[:wanted]
 
     def close(self) -> None:
         self._container.close()
@@ -268,7 +271,11 @@ def _laid_out(form: tuple[int, int, int, int] | None, offset: int, there: int, p
     if form is None or form[0] not in (1, 3):
         return None
     tag, channels, rate, bits = form
-    if bits not in ((32, 64) if tag == 3 else (8, 16, 24, 32)) or not 0 < channels <= 1024 or not rate:
+    if (
+        bits not in ((32, 64) if tag == 3 else (8, 16, 24, 32))
+        or not 0 < channels <= 1024
+        or not 0 < rate <= FASTEST_HZ
+    ):
         found = f"{bits} bits, {channels} channels at {rate} Hz"
         raise log_error(path, found, "a WAV header", "It is damaged: copy it again.")
     count = there // (channels * bits // 8)

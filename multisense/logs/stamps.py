@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from multisense.logs.base import log_error
+from multisense.logs.clock import FARTHEST_S
 
 PER_SECOND = {"s": 1, "sec": 1, "secs": 1, "seconds": 1, "ms": 10**3, "us": 10**6, "µs": 10**6, "ns": 10**9}
 UNIX_S = (1e9, 4.2e9)
@@ -53,7 +54,12 @@ class Stamps:
 
 def as_stamps(raw: np.ndarray, unit: str, where: str) -> Stamps:
     """Stamps of a unit, or of the one that makes them of this century. Raises LogError where neither tells seconds."""
+    if not np.isfinite(raw).all():
+        raise log_error(where, "stamps that are no finite numbers", "seconds", "Leave out the rows without a stamp.")
     raw = raw.astype(np.int64 if raw.dtype.kind in "iu" else np.float64)
+    if len(raw) and float(np.abs(raw.astype(np.float64)).max()) / PER_SECOND.get(unit, 10**9) > FARTHEST_S:
+        fix = "Correct the unit in its name."
+        raise log_error(where, f"stamps up to {np.abs(raw.astype(np.float64)).max():.6g}", "years at most", fix)
     if unit:
         return Stamps(raw, PER_SECOND[unit])
     for per_second in (10**3, 10**6, 10**9):

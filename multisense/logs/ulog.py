@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from multisense.logs.base import LogError, SensorLog, log_error
+from multisense.logs.files import head
 from multisense.logs.foreign import ForeignLog, Sensor, stamped
 from multisense.logs.pool import POOL
 
@@ -34,9 +35,7 @@ BODY = ("sensor", "vehicle", "actuator", "estimator", "battery", "esc_", "manual
 
 def recognises(path: Path) -> bool:
     """Whether a file begins as a ULog does."""
-    with contextlib.suppress(OSError), open(path, "rb") as file:
-        return file.read(len(MAGIC)) == MAGIC
-    return False
+    return head(path, len(MAGIC)) == MAGIC
 
 
 def candidates(path: Path) -> dict[str, Callable[[], SensorLog]]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from multisense.logs.base import LogError, SensorLog, log_error
 from multisense.logs.clock import AnchoredClock, check_anchors
+from multisense.logs.files import head
 from multisense.logs.foreign import ForeignLog, Sensor, on_clock, stamped
 from multisense.logs.pool import POOL
 
@@ -53,11 +54,7 @@ VECTORS = {
 
 def recognises(path: Path) -> bool:
     """Whether `path` is a VRS file."""
-    try:
-        with path.open("rb") as file:
-            return file.read(len(MAGIC)) == MAGIC
-    except OSError:
-        return False
+    return head(path, len(MAGIC)) == MAGIC
 
 
 def candidates(path: Path) -> dict[str, Callable[[], SensorLog]]:

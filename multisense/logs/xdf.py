@@ -22,6 +22,7 @@ import numpy as np
 
 from multisense.logs.base import LogError, SensorLog, log_error
 from multisense.logs.clock import check_times
+from multisense.logs.files import head
 from multisense.logs.foreign import ForeignLog, Rows, Sensor, stamped
 from multisense.logs.pool import POOL
 from multisense.logs.xdf_chunks import MAGIC, Chunks, walk
@@ -33,9 +34,7 @@ MODALITIES = {"audio": "audio"} | dict.fromkeys(("mocap", "force", "acceleromete
 
 def recognises(path: Path) -> bool:
     """Whether a file begins as an XDF does."""
-    with contextlib.suppress(OSError), open(path, "rb") as file:
-        return file.read(len(MAGIC)) == MAGIC
-    return False
+    return head(path, len(MAGIC)) == MAGIC
 
 
 def candidates(path: Path) -> dict[str, Callable[[], SensorLog]]:

@@ -45,7 +45,7 @@ def recognises(path: Path) -> bool:
     with contextlib.suppress(OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
         if path.is_dir():
             return any((path / ENDS / name).is_file() for name in METADATA)
-        if zipfile.is_zipfile(path):
+        if path.is_file() and zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as file:
                 return any(f"{ENDS}/{name}" in file.NameToInfo for name in METADATA)
     return False
@@ -199,6 +199,8 @@ class _Store:
             return [self.path]
         names = {name for name in self._sizes if name.rpartition("/")[2] in (*METADATA, ".zattrs")}
         for key, array in self.arrays.items():
+            if not math.prod(array.chunks) or not array.ndim:  # no sensor, and nothing to tell its chunks by
+                continue
             length = array.chunks[0]
             for chunk in {first // length, (last - 1) // length}:
                 place = [chunk] + [0] * (array.ndim - 1)
