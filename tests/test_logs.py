@@ -204,7 +204,7 @@ def test_a_survey_names_the_bad_and_opens_the_good(tmp_path: Path) -> None:
 
 
 def test_nothing_at_a_path_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(LogError, match="absent: found nothing; expected a native log, a folder of them or a LeRobot"):
+    with pytest.raises(LogError, match="absent: found nothing; expected a log or a folder of logs"):
         open_logs(tmp_path / "absent")
     with pytest.raises(LogError, match="found no logs"):
         open_logs(tmp_path)

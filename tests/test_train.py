@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -170,21 +169,17 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(
     assert any("exp_avg_sq" in k for k in ours)
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Torchinductor does not support code generation for complex")  # the spectrogram's
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_compiled_and_half_precision_runs_follow_the_plain_one(tmp_path: Path, in_memory: list[ArrayLog]):
-    ways = {"plain": {}, "compiled": {"compile": True}, "half": {"mixed_precision": "bf16"}}
+def test_a_half_precision_run_follows_the_plain_one(tmp_path: Path, in_memory: list[ArrayLog]):
+    ways = {"plain": {}, "half": {"mixed_precision": "bf16"}}
     losses = {}
     for way, changes in ways.items():
         losses[way] = [line["loss"] for line in metrics(train(small(**changes), tmp_path / way))]
         forget_accelerate()
-    assert losses["compiled"] == pytest.approx(losses["plain"], rel=1e-3)
     assert losses["half"] == pytest.approx(losses["plain"], rel=5e-2)
     assert losses["half"] != losses["plain"]
     saved = [load_file(tmp_path / way / "model.safetensors") for way in ways]
-    assert saved[0].keys() == saved[1].keys() == saved[2].keys()
-    assert {v.dtype for v in saved[2].values() if v.is_floating_point()} == {torch.float32}
+    assert saved[0].keys() == saved[1].keys()
+    assert {v.dtype for v in saved[1].values() if v.is_floating_point()} == {torch.float32}
 
 
 def test_lines_after_the_checkpoint_are_written_again(tmp_path: Path, in_memory: list[ArrayLog]):

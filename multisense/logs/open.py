@@ -68,7 +68,8 @@ def _candidates(given: str | Path) -> dict[str, Callable[[], SensorLog]]:
     found = {name: opener for file in sorted(path.iterdir()) for name, opener in _inside(file)}
     if found:
         return found
-    if folder.recognises(path):
+    is_half = any(path.glob(".*.partial"))  # a write that was cut short: its media are of a log, not logs themselves
+    if not is_half and folder.recognises(path):
         return folder.candidates(path)
     fix = "Simulate or record some, or name the folder that holds them."
     raise log_error(str(path), "no logs", "logs of a format that multisense reads", fix)
