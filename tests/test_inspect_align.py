@@ -9,7 +9,7 @@ from conftest import ArrayLog
 
 from multisense.inspect.align import Alignment, find_offsets
 from multisense.inspect.correct import apply_offsets
-from multisense.logs import LogError, Recording, open_logs, write_log
+from multisense.logs import LogError, LogWriter, Recording, open_logs, write_log
 
 LOGS, SECONDS = 24, 6.0
 
@@ -150,6 +150,15 @@ def test_applied_corrections_put_the_clocks_together_and_leave_the_data(tmp_path
     with h5py.File(logs[0].path) as file:
         assert file["streams/ear/times"][0] == pytest.approx(0.08)
         assert dict(file["clock/ear"].attrs)["reference"] == "arm"
+
+
+def test_an_unfinished_recording_is_not_corrected(tmp_path: Path) -> None:
+    with LogWriter(tmp_path / "live.h5") as writer:
+        writer.add_sensor("arm", "proprio", 100.0, (1,), "float32")
+        writer.append("arm", np.zeros((10, 1), np.float32), np.arange(10) / 100)
+        writer.flush()
+        with pytest.raises(LogError, match=r"unfinished recording.*Close its writer"):
+            apply_offsets(open_logs(tmp_path), Alignment("arm", {}, (), 0.0))
 
 
 def test_logs_read_in_place_are_not_corrected(bodies: list[ArrayLog]) -> None:

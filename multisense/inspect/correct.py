@@ -17,12 +17,16 @@ METHOD = "multisense align: whitened cross-covariance of activity"
 def apply_offsets(logs: Sequence[SensorLog], alignment: Alignment) -> list[str]:
     """Record every determined offset and drift in `/clock/<sensor>` of every log, on top of what stands there.
 
-    Returns the sensors corrected. Raises LogError, before anything is written, where a log is of a foreign format.
+    Returns the sensors corrected. Raises LogError, before anything is written, where a log is of a foreign format or an unfinished
+    recording.
     """
     for log in logs:
         if not isinstance(log, NativeLog):
             fix = "Make native logs of it first: multisense import."
             raise log_error(log.path, f"a log that is read in place ({type(log).__name__})", "a native log", fix)
+        if log.attributes.get("recording"):
+            fix = "Close its writer; of a recording that was killed make a whole log first: multisense import."
+            raise log_error(log.path, "an unfinished recording", "a log that was closed", fix)
     found = [offset for offset in alignment.offsets.values() if offset.is_determined]
     POOL.close()  # HDF5 does not write to a file that this process has open for reading
     for log in logs:

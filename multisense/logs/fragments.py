@@ -9,8 +9,8 @@ import av
 import numpy as np
 from av.codec.context import Flags
 
-ENCODER = {"crf": "18", "preset": "veryfast", "threads": "1", "bf": "0", "x264-params": "scenecut=0", "g": "10"}
-"""As `media.write_video` encodes."""
+from multisense.logs.media import ENCODER
+
 FRAGMENT = "empty_moov+default_base_moof+frag_custom+frag_discont+skip_trailer"
 
 
@@ -76,7 +76,7 @@ class GrowingVideo:
             "avoid_negative_ts": "disabled", "use_editlist": "0",
         }  # fmt: skip
         self._container = av.open(self._memory, "w", format="mp4", options=options)
-        self._stream = self._container.add_stream("libx264", rate=self._rate, options=ENCODER)
+        self._stream = self._container.add_stream("libx264", rate=self._rate, options={**ENCODER, "g": "10"})
         self._stream.height, self._stream.width, self._stream.pix_fmt = *self._shape[:2], "yuv420p"
         self._stream.codec_context.flags |= Flags.bitexact
 

@@ -26,6 +26,8 @@ FORMATS = "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,h264,hevc,m4v,ogg
 anywhere."""
 MOST_BYTES = 1 << 28
 """Of one frame."""
+ENCODER = {"crf": "18", "preset": "veryfast", "threads": "1", "bf": "0", "x264-params": "scenecut=0"}
+"""How libx264 is asked to encode, so that the same frames give the same bytes."""
 LONG_GROUP = 48
 """Frames per keyframe from which decord is the faster of the two."""
 
@@ -222,10 +224,9 @@ def write_video(path: str, frames: np.ndarray, rate_hz: float, group: int = 10) 
     if frames.shape[1] % 2 or frames.shape[2] % 2:
         found = f"{frames.shape[1]} x {frames.shape[2]} pixels"
         raise log_error(path, found, "even sides (H.264 halves the colour planes)", "Crop or pad by one pixel.")
-    options = {"crf": "18", "preset": "veryfast", "threads": "1", "bf": "0", "x264-params": "scenecut=0"}
     with av.open(path, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         rate = Fraction(rate_hz).limit_denominator(1001)
-        stream = container.add_stream("libx264", rate=rate, options={**options, "g": str(group)})
+        stream = container.add_stream("libx264", rate=rate, options={**ENCODER, "g": str(group)})
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
         stream.codec_context.flags |= Flags.bitexact
         for image in frames:
