@@ -55,7 +55,9 @@ class MultiSense(nn.Module):
         self.config, self.names = config, tuple(sensors)
         self.tokenizers = nn.ModuleDict(
             {
-                name: modality(sensor.kind, f"sensors.{name}.kind").Tokenizer(sensor, grids[name], config.width)
+                module_name(name): modality(sensor.kind, f"sensors.{name}.kind").Tokenizer(
+                    sensor, grids[name], config.width
+                )
                 for name, sensor in sensors.items()
             }
         )
@@ -74,7 +76,7 @@ class MultiSense(nn.Module):
     sensor: Tensor
 
     def tokenizer(self, name: str) -> PatchTokenizer:
-        tokenizer = self.tokenizers[name]
+        tokenizer = self.tokenizers[module_name(name)]
         assert isinstance(tokenizer, PatchTokenizer)
         return tokenizer
 
@@ -157,6 +159,11 @@ class MultiSense(nn.Module):
             times_s=(torch.arange(steps, device=latents.device) + 0.5) * self.seconds / steps,
             valid={name: there[:, i] for i, name in enumerate(self.names)},
         )
+
+
+def module_name(sensor: str) -> str:
+    """A sensor's name as a name of modules, which may hold no dot: percent-encoded, so that no two names meet."""
+    return sensor.replace("%", "%25").replace(".", "%2E")
 
 
 def pool_groups(latents: Tensor, valid: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from multisense.logs import LogError
-from multisense.logs.droid import candidates, droid_log, recognises
 from multisense.logs.foreign import ForeignLog
+from multisense.logs.formats.droid import candidates, droid_log, recognises
 from multisense.logs.media import write_video
 from multisense.logs.pool import POOL
 

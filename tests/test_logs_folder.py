@@ -11,7 +11,7 @@ import pytest
 
 from multisense.logs import LogError
 from multisense.logs.anchors import AnchorLine
-from multisense.logs.folder import candidates, open_folder, recognises
+from multisense.logs.formats.folder import candidates, open_folder, recognises
 from multisense.logs.media import write_video
 from multisense.logs.sound import BLOCK, open_sound
 

@@ -11,7 +11,7 @@ from conftest import vector
 from PIL import Image
 
 from multisense.logs import LogError, write_log
-from multisense.logs.hdf5 import aloha_log, candidates, recognises, robomimic_log
+from multisense.logs.formats.hdf5 import aloha_log, candidates, recognises, robomimic_log
 from multisense.logs.pool import POOL
 
 STEPS = 6

@@ -17,7 +17,7 @@ from conftest import ArrayLog, body_log, camera, microphone, vector
 
 from multisense.clips import Grid, Windows
 from multisense.logs import LogError, Recording, SensorLog, open_log, open_logs, write_log
-from multisense.logs.folder import open_folder
+from multisense.logs.formats.folder import open_folder
 from multisense.logs.frames import LosslessVideo
 from multisense.logs.importing import import_logs
 from multisense.logs.media import open_video, write_video

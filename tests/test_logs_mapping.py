@@ -8,7 +8,7 @@ import pytest
 from conftest import vector
 
 from multisense.logs import LogError, write_log
-from multisense.logs.mapping import candidates, mapped_log, read_mapping, recognises
+from multisense.logs.formats.mapping import candidates, mapped_log, read_mapping, recognises
 
 START_NS = 1_700_000_000_123_456_789
 
@@ -166,7 +166,7 @@ def test_files_linked_from_elsewhere_are_refused(tmp_path: Path) -> None:
 
 
 def test_groups_that_hold_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("multisense.logs.mapping.MOST_GROUPS", 100)
+    monkeypatch.setattr("multisense.logs.formats.mapping.MOST_GROUPS", 100)
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["q"] = np.arange(10.0)
         for i in range(10):

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from multisense.logs import LogError, mcap, ros
+from multisense.logs import LogError
 from multisense.logs.foreign import ForeignLog
+from multisense.logs.formats import mcap, ros
 
 writer_module = pytest.importorskip("mcap.writer")
 pytest.importorskip("mcap_protobuf")

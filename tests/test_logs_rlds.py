@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from multisense.logs import LogError
-from multisense.logs.crc32c import BLOCK, crc32c, masked
-from multisense.logs.rlds import candidates, recognises
+from multisense.logs.formats.crc32c import BLOCK, crc32c, masked
+from multisense.logs.formats.rlds import candidates, recognises
 
 pytest.importorskip("google.protobuf")
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -293,7 +293,7 @@ def test_a_record_that_is_no_example(tmp_path: Path, name: str) -> None:
 
 
 def test_a_million_empty_fields_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("multisense.logs.tfrecord.MAX_FIELDS", 1000)
+    monkeypatch.setattr("multisense.logs.formats.tfrecord.MAX_FIELDS", 1000)
     write(tmp_path, {SHARDS[0]: [b"\x12\x00" * 2000]})
     with pytest.raises(LogError, match="found more than 1000 fields"):
         candidates(tmp_path)["train_000000"]()

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from multisense.logs import LogError, ros
+from multisense.logs import LogError
 from multisense.logs.foreign import ForeignLog
+from multisense.logs.formats import ros
 
 rosbags = pytest.importorskip("rosbags")
 rosbag1 = pytest.importorskip("rosbags.rosbag1")

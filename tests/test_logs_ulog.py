@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from multisense.logs import LogError
-from multisense.logs.ulog import candidates, recognises
+from multisense.logs.formats.ulog import candidates, recognises
 
 pyulog = pytest.importorskip("pyulog")
 

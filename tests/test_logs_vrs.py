@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from multisense.logs import LogError
-from multisense.logs.vrs import MAGIC, candidates, recognises
+from multisense.logs.formats.vrs import MAGIC, candidates, recognises
 
 pytest.importorskip("projectaria_tools")
 from projectaria_tools.core import sensor_data

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from multisense.logs import LogError
-from multisense.logs.xdf import candidates, recognises
+from multisense.logs.formats.xdf import candidates, recognises
 
 pyxdf = pytest.importorskip("pyxdf")
 

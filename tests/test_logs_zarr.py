@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from multisense.logs import LogError
+from multisense.logs.formats.zarr_buffer import candidates, recognises
 from multisense.logs.pool import POOL
-from multisense.logs.zarr_buffer import candidates, recognises
 
 zarr = pytest.importorskip("zarr")
 numcodecs = pytest.importorskip("numcodecs")

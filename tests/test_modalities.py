@@ -220,6 +220,20 @@ def test_touch_as_vector_grid_and_gel_camera():
     assert tokenizer(torch.zeros(2, 10, 16, 32, 3, dtype=torch.uint8)).shape == (2, 10, 24)
 
 
+def test_a_bare_grid_is_a_grid_of_one_channel_and_a_number_a_vector_of_one():
+    values = torch.randn(2, 100, 4, 6, generator=torch.Generator().manual_seed(0))
+    for kind, flat, full in (("touch", values, values[..., None]), ("proprio", values[..., 0, 0], values[..., 0, :1])):
+        module = modality(kind)
+        config = module.Config(kind=kind)
+        tokenizers = [
+            module.Tokenizer(
+                config, config.grid(SensorInfo("s", kind, 100.0, shape, "float32", 0.0, 1.0, 100), 1.0), 24
+            )
+            for shape in (tuple(flat.shape[2:]), tuple(full.shape[2:]))
+        ]
+        assert torch.equal(tokenizers[0].patches(flat), tokenizers[1].patches(full))
+
+
 def test_touch_on_a_log_scale_keeps_light_touches():
     tokenizer, values, _ = made("touch", log_scale=0.1)
     torch.testing.assert_close(tokenizer.signal(values)[0, 60], torch.asinh(values[0, 60] / 0.1))
@@ -236,7 +250,7 @@ def test_touch_on_a_log_scale_keeps_light_touches():
             r"sensors.s: kind 'audio' expects samples of shape \(\) or \(channels,\), the log holds \(4, 4\)",
         ),
         ("proprio", (4, 4, 3), r"sensors.s: kind 'proprio' expects vectors \(channels,\)"),
-        ("touch", (4, 4), r"sensors.s: kind 'touch' expects vectors"),
+        ("touch", (2, 4, 4, 3), r"sensors.s: kind 'touch' expects vectors"),
     ],
 )
 def test_a_sensor_of_another_shape_is_told(kind: str, shape: tuple[int, ...], text: str):

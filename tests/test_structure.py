@@ -10,7 +10,7 @@ import pytest
 
 import multisense
 from multisense.config import Config
-from multisense.logs.mapping import MappedSensor, MappingConfig
+from multisense.logs.formats.mapping import MappedSensor, MappingConfig
 from multisense.masking import MaskConfig
 from multisense.modalities import kinds, modality
 from multisense.modalities.base import SensorConfig

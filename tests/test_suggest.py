@@ -310,6 +310,20 @@ def runs_unedited(logs: str, folder: Path) -> RunConfig:
     return config
 
 
+def test_odd_names_and_bare_shapes_train_unedited(tmp_path: Path) -> None:
+    """A point in a name, one number a sample, a grid without a last axis."""
+    rng, times = np.random.default_rng(0), np.arange(300) / 100
+    for number in range(4):
+        recordings = {
+            "robot.arm": Recording("proprio", 100.0, rng.normal(size=(300, 3)), times),
+            "robot.grip": Recording("proprio", 100.0, rng.normal(size=300), times),
+            "pad.left": Recording("touch", 100.0, rng.normal(size=(300, 4, 4)), times),
+        }
+        write_log(tmp_path / "logs" / f"{number}.h5", recordings)
+    config = runs_unedited(str(tmp_path / "logs"), tmp_path)
+    assert set(config.sensors) == {"robot.arm", "robot.grip", "pad.left"}
+
+
 def write_bag(path: Path) -> Path:
     """Eight seconds of a camera, joints and an IMU, each from its own moment, in a ROS 2 bag."""
     pytest.importorskip("rosbags")

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 from fuzz_bytes import BYTES, FILES, Rng, Way, head, names, pick, surviving
 
-from multisense.logs.crc32c import crc32c, masked
+from multisense.logs.formats.crc32c import crc32c, masked
 
 NUMBERS = (0, -1, 1, 1e-300, 1e300, 1e12, 1e18, float("nan"), float("inf"), -1e15, 2**31, 2**40, 2**63, 10**30)
 DEEP = 50_000

@@ -1,6 +1,6 @@
 """A log of a foreign format, read in place: sensors whose samples lie anywhere, each on its own clock.
 
-A format is one file of this room that turns what is at a path into `ForeignLog`s. A log keeps only what pickles small: a
+A format is one module of `formats` that turns what is at a path into `ForeignLog`s. A log keeps only what pickles small: a
 `Samples` knows where its numbers lie and opens their file through the pool when they are asked for.
 """
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import h5py
 
-from multisense.logs import droid, folder, hdf5, hub, mapping, mcap, rlds, ros, ulog, vrs, xdf, zarr_buffer
+from multisense.logs import hub
 from multisense.logs.base import LogError, SensorLog, log_error
-from multisense.logs.lerobot import LeRobotLog
-from multisense.logs.lerobot_meta import read_root
+from multisense.logs.formats import droid, folder, hdf5, mapping, mcap, rlds, ros, ulog, vrs, xdf, zarr_buffer
+from multisense.logs.formats.lerobot import LeRobotLog
+from multisense.logs.formats.lerobot_meta import read_root
 from multisense.logs.native import NativeLog
 
 SUFFIXES = (".h5", ".hdf5")

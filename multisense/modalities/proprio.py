@@ -1,5 +1,6 @@
-"""Proprioception: vectors (B, N, C) of joint position, velocity, torque, pose, wrench or IMU -> one token per stretch."""
+"""Proprioception: joint position, velocity, torque, pose, wrench or IMU, (B, N) or (B, N, C) -> one token per stretch."""
 
+import math
 from typing import ClassVar
 
 import torch
@@ -19,9 +20,10 @@ class Config(SensorConfig):
     """Seconds in a token."""
 
     def grid(self, info: SensorInfo, seconds: float) -> Grid:
-        if len(info.shape) != 1:
+        if len(info.shape) > 1:
             raise ValueError(
-                f"sensors.{info.name}: kind 'proprio' expects vectors (channels,), the log holds samples of shape {info.shape}"
+                f"sensors.{info.name}: kind 'proprio' expects vectors (channels,) or single numbers, the log holds samples of "
+                f"shape {info.shape}"
             )
         return super().grid(info, seconds)
 
@@ -29,10 +31,10 @@ class Config(SensorConfig):
 class Tokenizer(PatchTokenizer):
     def __init__(self, config: Config, grid: Grid, width: int):
         patch = (samples(config.patch_s, grid.rate_hz), 1, 1)
-        super().__init__(grid, (grid.count, 1, 1, grid.shape[0]), patch, width, config.stem)
+        super().__init__(grid, (grid.count, 1, 1, math.prod(grid.shape)), patch, width, config.stem)
 
     def signal(self, values: Tensor) -> Tensor:
-        return rearrange(values.float(), "b n c -> b n 1 1 c")
+        return rearrange(values.float(), "b n ... -> b n 1 1 (...)")
 
 
 def example(generator: torch.Generator) -> tuple[Config, SensorInfo, Tensor]:

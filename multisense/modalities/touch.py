@@ -1,4 +1,4 @@
-"""Touch: vectors (B, N, C), taxel grids (B, N, H, W, C), or frames of a gel camera less its no-contact frame."""
+"""Touch: vectors (B, N, C), taxel grids (B, N, H, W[, C]), or frames of a gel camera less its no-contact frame."""
 
 from typing import Literal
 
@@ -33,9 +33,9 @@ class Config(SensorConfig):
         if self._is_camera(info):
             camera = frame_grid(self, info, seconds, self.size)
             return Grid(**{**camera.__dict__, "dtype": "uint8", "resample": "nearest", "background": self.background})
-        if len(info.shape) not in (1, 3):
+        if len(info.shape) not in (1, 2, 3):
             raise ValueError(
-                f"sensors.{info.name}: kind 'touch' expects vectors (channels,), taxel grids (rows, columns, channels) or "
+                f"sensors.{info.name}: kind 'touch' expects vectors (channels,), taxel grids (rows, columns[, channels]) or "
                 f"uint8 frames (height, width, 3); the log holds {info.dtype} samples of shape {info.shape}"
             )
         return super().grid(info, seconds)
@@ -47,7 +47,7 @@ class Config(SensorConfig):
 
 class Tokenizer(PatchTokenizer):
     def __init__(self, config: Config, grid: Grid, width: int):
-        rows, columns, channels = grid.shape if len(grid.shape) == 3 else (1, 1, grid.shape[0])
+        rows, columns, channels = (1, 1, *grid.shape) if len(grid.shape) == 1 else (*grid.shape, 1)[:3]
         height, width_cells = config.cells or (rows, columns)
         patch = (samples(config.patch_s, grid.rate_hz), height, width_cells)
         if grid.resample == "nearest":
@@ -60,7 +60,9 @@ class Tokenizer(PatchTokenizer):
         if self.is_camera:
             return values.float()
         values = values.float() if self.log_scale is None else torch.asinh(values.float() / self.log_scale)
-        return values if values.ndim == 5 else rearrange(values, "b n c -> b n 1 1 c")
+        if values.ndim == 3:
+            return rearrange(values, "b n c -> b n 1 1 c")
+        return values if values.ndim == 5 else values[..., None]
 
 
 def example(generator: torch.Generator) -> tuple[Config, SensorInfo, Tensor]:

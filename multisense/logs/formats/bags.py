@@ -12,8 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from multisense.logs.bag_index import Index, Part, Track, index_bag
-from multisense.logs.bag_samples import (
+from multisense.logs.base import LogError
+from multisense.logs.clock import AnchoredClock, check_anchors
+from multisense.logs.foreign import ForeignLog, Sensor, on_clock, stamped
+from multisense.logs.formats.bag_index import Index, Part, Track, index_bag
+from multisense.logs.formats.bag_samples import (
     Bag,
     Messages,
     Packets,
@@ -24,11 +27,7 @@ from multisense.logs.bag_samples import (
     decode_packets,
     readable,
 )
-from multisense.logs.base import LogError
-from multisense.logs.clock import AnchoredClock, check_anchors
-from multisense.logs.foreign import ForeignLog, Sensor, on_clock, stamped
-from multisense.logs.pool import POOL
-from multisense.logs.ros_messages import (
+from multisense.logs.formats.ros_messages import (
     MODALITIES,
     PICTURES,
     SOUNDS,
@@ -44,6 +43,7 @@ from multisense.logs.ros_messages import (
     transforms,
     video_codec,
 )
+from multisense.logs.pool import POOL
 
 HOUR_NS = 3600 * 10**9
 PCM_RATES = (8000, 16000, 22050, 44100, 48000)

@@ -1,7 +1,7 @@
 """ROS 1 bags (`.bag`), and ROS 2 bags: a folder with `metadata.yaml`, or a bare `.db3`. Read in place through rosbags.
 
 A bag is a log; a folder of bags is many. Bags without definitions of their messages (ROS 2 before Iron, in SQLite) are
-read by the definitions of the current ROS 2. Topics become sensors as `multisense.logs.bags` says.
+read by the definitions of the current ROS 2. Topics become sensors as `multisense.logs.formats.bags` says.
 """
 
 import re
@@ -10,13 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from multisense.logs.bag_index import KNOWN
-from multisense.logs.bag_samples import readable
-from multisense.logs.bags import bag_log
 from multisense.logs.base import LogError, SensorLog, log_error
 from multisense.logs.files import head
-from multisense.logs.ros_messages import SOUND_INFO, short_type
-from multisense.logs.ros_types import RosType, require
+from multisense.logs.formats.bag_index import KNOWN
+from multisense.logs.formats.bag_samples import readable
+from multisense.logs.formats.bags import bag_log
+from multisense.logs.formats.ros_messages import SOUND_INFO, short_type
+from multisense.logs.formats.ros_types import RosType, require
 
 ROS1, SQLITE, TABLE = b"#ROSBAG V", b"SQLite format 3\0", b"CREATE TABLE messages"
 LOOK_AT = 1 << 16

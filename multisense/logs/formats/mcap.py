@@ -2,7 +2,7 @@
 
 A file is a log; a folder of files is many. JSON and protobuf messages of a known type name (`foxglove.CompressedImage`,
 `sensor_msgs/JointState`) are read as that type, all others as the numbers in them, side by side. Topics become sensors
-as `multisense.logs.bags` says. A ROS 2 bag folder, with its `metadata.yaml`, is read by `multisense.logs.ros`.
+as `multisense.logs.formats.bags` says. A ROS 2 bag folder, with its `metadata.yaml`, is read by `multisense.logs.formats.ros`.
 """
 
 import json
@@ -14,13 +14,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Protocol
 
-from multisense.logs.bag_index import KNOWN
-from multisense.logs.bag_samples import readable
-from multisense.logs.bags import bag_log
 from multisense.logs.base import LogError, SensorLog, log_error
 from multisense.logs.files import head
-from multisense.logs.ros_messages import SOUND_INFO, short_type, stamp_ns
-from multisense.logs.ros_types import RosType, require
+from multisense.logs.formats.bag_index import KNOWN
+from multisense.logs.formats.bag_samples import readable
+from multisense.logs.formats.bags import bag_log
+from multisense.logs.formats.ros_messages import SOUND_INFO, short_type, stamp_ns
+from multisense.logs.formats.ros_types import RosType, require
 
 MAGIC = b"\x89MCAP0\r\n"
 

@@ -9,8 +9,8 @@ import av
 import numpy as np
 
 from multisense.logs.base import LogError, log_error
+from multisense.logs.formats.ros_messages import Vector, as_bytes, transforms
 from multisense.logs.pool import POOL
-from multisense.logs.ros_messages import Vector, as_bytes, transforms
 
 
 class Bag(Protocol):

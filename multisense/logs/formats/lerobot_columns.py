@@ -9,7 +9,7 @@ import numpy as np
 
 from multisense.logs.base import log_error
 from multisense.logs.clock import check_times
-from multisense.logs.lerobot_meta import Episode, open_parquet, read_columns, readable
+from multisense.logs.formats.lerobot_meta import Episode, open_parquet, read_columns, readable
 from multisense.logs.pool import POOL
 
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index")

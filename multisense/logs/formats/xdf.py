@@ -24,8 +24,8 @@ from multisense.logs.base import LogError, SensorLog, log_error
 from multisense.logs.clock import check_times
 from multisense.logs.files import head
 from multisense.logs.foreign import ForeignLog, Rows, Sensor, stamped
+from multisense.logs.formats.xdf_chunks import MAGIC, Chunks, walk
 from multisense.logs.pool import POOL
-from multisense.logs.xdf_chunks import MAGIC, Chunks, walk
 from multisense.types import Label
 
 MODALITIES = {"audio": "audio"} | dict.fromkeys(("mocap", "force", "accelerometer", "gyroscope", "imu"), "proprio")

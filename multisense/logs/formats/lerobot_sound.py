@@ -11,7 +11,7 @@ import numpy as np
 from multisense.logs.base import log_error
 from multisense.logs.clock import AnchoredClock, check_anchors
 from multisense.logs.foreign import Sensor, on_clock
-from multisense.logs.lerobot_meta import MediaPart
+from multisense.logs.formats.lerobot_meta import MediaPart
 from multisense.logs.sound import Sound, open_sound
 
 

@@ -20,9 +20,9 @@ from PIL import Image, UnidentifiedImageError
 from multisense.logs.base import LogError, SensorLog
 from multisense.logs.files import head
 from multisense.logs.foreign import ForeignLog, Images, Sensor, stamped
+from multisense.logs.formats.rlds_features import FLAGS, Signal, read_json, signals_of
+from multisense.logs.formats.tfrecord import HEAD, Feature, Shard, is_head, record_offsets
 from multisense.logs.pool import POOL
-from multisense.logs.rlds_features import FLAGS, Signal, read_json, signals_of
-from multisense.logs.tfrecord import HEAD, Feature, Shard, is_head, record_offsets
 from multisense.types import Label
 
 DEFAULT_RATE_HZ = 5.0

@@ -19,9 +19,9 @@ from multisense.logs.base import log_error
 from multisense.logs.clock import StampedClock
 from multisense.logs.files import fingerprint_files
 from multisense.logs.foreign import Images, Sensor
-from multisense.logs.lerobot_columns import BOOKKEEPING, Bookkeeping, ImageBytes, VectorRows
-from multisense.logs.lerobot_meta import Episode, MediaPart, Root
-from multisense.logs.lerobot_sound import episode_sound
+from multisense.logs.formats.lerobot_columns import BOOKKEEPING, Bookkeeping, ImageBytes, VectorRows
+from multisense.logs.formats.lerobot_meta import Episode, MediaPart, Root
+from multisense.logs.formats.lerobot_sound import episode_sound
 from multisense.logs.media import open_video
 from multisense.logs.pool import POOL
 from multisense.types import Label, SensorInfo, Stream

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from multisense.logs.base import log_error
-from multisense.logs.lerobot_meta import open_parquet
-from multisense.logs.stamps import Stamps, as_stamps, date_us, stamp_unit
+from multisense.logs.formats.lerobot_meta import open_parquet
+from multisense.logs.formats.stamps import Stamps, as_stamps, date_us, stamp_unit
 
 CSV_BYTES = 256 << 20
 """A text table is parsed whole; a larger one belongs into Parquet."""

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from multisense.logs.base import LogError, log_error
-from multisense.logs.crc32c import BLOCK, crc32c, masked
+from multisense.logs.formats.crc32c import BLOCK, crc32c, masked
 
 HEAD, FOOT = 12, 4
 """Bytes before a record's data (length and its checksum) and after it (checksum of the data)."""

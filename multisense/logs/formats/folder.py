@@ -19,11 +19,11 @@ import numpy as np
 from multisense.logs.base import LogError, SensorLog, log_error
 from multisense.logs.clock import AnchoredClock, Clock, StampedClock, check_anchors, check_times
 from multisense.logs.foreign import ForeignLog, Frames, Rows, Samples, Sensor, measured_rate, on_clock
+from multisense.logs.formats.stamps import Stamps, as_stamps
+from multisense.logs.formats.tables import Table, open_table
 from multisense.logs.media import open_video
 from multisense.logs.pool import POOL
 from multisense.logs.sound import find_sound, open_sound
-from multisense.logs.stamps import Stamps, as_stamps
-from multisense.logs.tables import Table, open_table
 
 VIDEOS = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v")
 SOUNDS = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a")

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from multisense.logs.bag_samples import Bag, readable
 from multisense.logs.base import LogError
-from multisense.logs.ros_messages import (
+from multisense.logs.formats.bag_samples import Bag, readable
+from multisense.logs.formats.ros_messages import (
     PICTURES,
     SOUND_INFO,
     SOUNDS,
