@@ -9,7 +9,7 @@ from statistics import median_high
 import numpy as np
 
 from multisense.inspect.activity import STRETCH_S, Stretch, stretches
-from multisense.inspect.lags import FOLDS, Lag, Spectra, lag_between, spectra
+from multisense.inspect.lags import FOLDS, Lag, Spectra, earlier, lag_between, spectra
 from multisense.logs.base import SensorLog, log_error
 
 LONGEST_S = 300.0
@@ -19,6 +19,7 @@ LONGEST_TOTAL_S = 3600.0
 LEAST_COVER = 0.5
 """A sensor that lasts less of what the others last would leave hardly any time in which all can be compared."""
 MIN_DRIFT_SPAN_S = 60.0
+DRIFT_PASSES = 3
 SIGMAS = 3.0
 """What is off by so many of its errors is off."""
 
@@ -80,8 +81,8 @@ def find_offsets(
     found = [s for i, log in enumerate(logs) for s in stretches(i, log, compared, longest_s)]
     known = {n: spectra(logs, n, found) for n in compared} if len(found) >= FOLDS else {}
     since_s = np.array([s.start_s - min(logs[s.log].sensors[n].start_s for n in compared) for s in found])
-    lags = tuple(lag_between(a, b, known, np.arange(len(found))) for a, b in combinations(compared, 2))
-    slopes = [_drift(lag, known, since_s) for lag in lags]
+    pairs = [_compare(a, b, known, since_s) for a, b in combinations(compared, 2)]
+    lags, slopes = tuple(lag for lag, _ in pairs), [slope for _, slope in pairs]
     chains = _chains(reference, lags, slopes)
     offsets = {n: _offset(n, chains.get(n), lags) for n in names if n != reference}
     return Alignment(reference, offsets, lags, _middle(found, since_s))
@@ -114,6 +115,24 @@ def _middle(found: Sequence[Stretch], since_s: np.ndarray) -> float:
 class _Slope:
     ppm: float
     error_ppm: float
+
+
+def _compare(first: str, second: str, known: Mapping[str, Spectra], since_s: np.ndarray) -> tuple[Lag, _Slope]:
+    """The lag of two sensors in the middle, and by which the second gains on the first.
+
+    Drift blurs the lag it is read from, so what was found is taken out and the rest looked for again.
+    """
+    every = np.arange(len(since_s))
+    lag, slope = lag_between(first, second, known, every), _Slope(0.0, 0.0)
+    for _ in range(DRIFT_PASSES):
+        further = _drift(lag, known, since_s)
+        slope = _Slope(slope.ppm + further.ppm, further.error_ppm)
+        if not np.isfinite(slope.ppm):
+            break
+        gained_s = further.ppm * 1e-6 * (since_s - since_s.mean())
+        known = {first: known[first], second: earlier(known[second], gained_s)}
+        lag = lag_between(first, second, known, every)
+    return lag, slope
 
 
 def _drift(lag: Lag, known: Mapping[str, Spectra], since_s: np.ndarray) -> _Slope:

@@ -55,6 +55,14 @@ def spectra(logs: Sequence[SensorLog], sensor: str, found: Sequence[Stretch]) ->
     return {probe: _spectra([one[probe] for one in happened]) for probe in PROBES}
 
 
+def earlier(of: Spectra, by_s: np.ndarray) -> Spectra:
+    """What it would be, had every stretch been stamped earlier by so much, (L,)."""
+    count = len(of[PROBES[0]])
+    hertz = np.arange(count) * RATE_HZ / (2 * (count - 1))
+    turn = np.exp(2j * np.pi * hertz[:, None] * by_s).astype(np.complex64)[..., None]
+    return {probe: spectrum * turn for probe, spectrum in of.items()}
+
+
 def lag_between(first: str, second: str, of: Mapping[str, Spectra], which: np.ndarray) -> Lag:
     """The lag of one pair of the sensors in `of`, pooled over the stretches `which` (indices)."""
     if len(which) < FOLDS:

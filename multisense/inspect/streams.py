@@ -16,8 +16,9 @@ from multisense.inspect.channels import named
 from multisense.inspect.findings import Finding, Level, worst_first
 from multisense.inspect.reading import left_out, recorded, unreadable
 from multisense.inspect.stamps import Run, Speeds, Times
-from multisense.inspect.tally import Tally, tally
+from multisense.inspect.tally import Tally, Values, tally
 from multisense.logs import LogError, SensorLog, survey_logs
+from multisense.types import SensorInfo
 
 RATE_OFF = 0.01
 """Relative: clock drift is below 0.001, while a wrong nominal rate (29.97 for 30 is allowed) is off by far more."""
@@ -171,19 +172,7 @@ def _values(log: str, found: Tally) -> Iterator[Finding]:
     values, info = found.values, found.info
     if values is None:
         return
-    never = values.bad == info.count
-    if never.any() and not never.all():
-        message = f"never a number, which some write for what they do not measure: {named(info, never)}"
-        yield Finding("info", log, info.name, "nan", message)
-    broken = (values.bad > 0) & ~never
-    if never.all() or broken.any():
-        # A motor that is switched on and off has numbers in between, beside channels that go on.
-        switched = not broken.all() and bool((values.spells[broken] == 1).all()) and not never.all()
-        told = "before and after the numbers" if switched else "NaN or infinite"
-        message = f"{values.bad[broken | never.all()].sum()} values are {told}, in {named(info, broken | never.all())}"
-        start, stop = float(values.bad_from_s), float(values.bad_to_s)
-        level: Level = "warning" if switched else "error"
-        yield Finding(level, log, info.name, "nan", message, start, stop + 1 / info.rate_hz)
+    yield from _numbers(log, values, info)
     sound = info.modality == "audio"
     shortest = DROPOUT_S if sound else FROZEN_S
     if _is_frozen(values.still, values.steps, shortest, RARELY):
@@ -193,6 +182,23 @@ def _values(log: str, found: Tally) -> Iterator[Finding]:
     if sound and values.twins and (values.high > values.low).any():
         message = f"all {len(values.low)} channels are the same, sample by sample: one microphone, stored again"
         yield Finding("info", log, info.name, "twins", message)
+
+
+def _numbers(log: str, values: Values, info: SensorInfo) -> Iterator[Finding]:
+    """Channels that are not always a number."""
+    never = values.bad == info.count
+    if never.any() and not never.all():
+        message = f"never a number, which some write for what they do not measure: {named(info, never)}"
+        yield Finding("info", log, info.name, "nan", message)
+    broken = (values.bad > 0) & (~never | never.all())
+    if not broken.any():
+        return
+    # A motor that is switched on once has numbers at one stretch, beside channels that go on.
+    is_switched = not (broken | never).all() and (values.spells[broken] == 1).all()
+    told = "before and after the numbers" if is_switched else "NaN or infinite"
+    message = f"{values.bad[broken].sum()} values are {told}, in {named(info, broken)}"
+    start, stop = float(values.bad_from_s), float(values.bad_to_s)
+    yield Finding("warning" if is_switched else "error", log, info.name, "nan", message, start, stop + 1 / info.rate_hz)
 
 
 def _is_frozen(still: Run, steps: int, seconds: float, rarely: float) -> bool:
