@@ -172,8 +172,8 @@ class ForeignLog:
         """`files` are all that the log is read from (`path` alone by default); `skipped` says, by name, why something in
         them is no sensor; `notes` says, by sensor, what a reader had to decide, such as which of two stamps it took."""
         self.name, self.path = name, path
-        self._sensors = {sensor.info.name: sensor for sensor in sensors}
-        self.sensors: Mapping[str, SensorInfo] = {name: sensor.info for name, sensor in self._sensors.items()}
+        self._parts = {sensor.info.name: sensor for sensor in sensors}
+        self.sensors: Mapping[str, SensorInfo] = {name: sensor.info for name, sensor in self._parts.items()}
         self.labels: Mapping[str, Label] = {label.name: label for label in labels}
         self.skipped: Mapping[str, str] = dict(skipped or {})
         self.notes: Mapping[str, str] = dict(notes or {})
@@ -185,16 +185,20 @@ class ForeignLog:
 
     def read(self, sensor: str, start_s: float, stop_s: float) -> Stream:
         """The samples of `sensor` with start_s <= time < stop_s, decoding or reading no others."""
-        if sensor not in self._sensors:
-            where = f"{self.path}: {self.name}"
-            raise log_error(where, f"no sensor '{sensor}'", f"one of {sorted(self._sensors)}", "Check the name.")
-        found = self._sensors[sensor]
+        found = self.sensor(sensor)
         first, last = found.clock.span(start_s, stop_s)
         values = found.samples.read(first, last)
         if len(values) != last - first:
             where = f"{self.path}: {self.name}/{sensor}"
             raise log_error(where, f"{len(values)} samples", f"{last - first}, as many as stamps", "Copy it again.")
         return Stream(sensor, found.clock.times(first, last), values, found.info.rate_hz)
+
+    def sensor(self, name: str) -> Sensor:
+        """One of `sensors` with its clock and where its samples lie."""
+        if name not in self._parts:
+            where = f"{self.path}: {self.name}"
+            raise log_error(where, f"no sensor '{name}'", f"one of {sorted(self._parts)}", "Check the name.")
+        return self._parts[name]
 
     def fingerprint(self) -> str:
         return fingerprint_files(self._files, self.name)

@@ -5,6 +5,7 @@ attrs  format="multisense-log"  version=1  source=<text>  ...
     times    float64 (N,)      seconds on the log's clock, strictly increasing
     anchors  float64 (K, 2)    (sample index, seconds), piecewise linear, instead of times
     data     (N, *sample)      absent when the file `media`, beside the log, holds the frames
+    dropped  an attribute, by `LogWriter` only: how many samples a slow disk cost
     flushed  int64 (2,)        by `LogWriter` only: how many rows of data, and of times or anchors, are whole
 /labels/<name>      attrs: reduce, classes, units; `times` and `data`, or an attribute `value` for one per log
 /clock/<sensor>     attrs: offset_s, drift_ppm; applied when reading (see `clock.corrected` for the signs)
@@ -21,7 +22,7 @@ from typing import Any, get_args
 import h5py
 import numpy as np
 
-from multisense.logs.base import log_error
+from multisense.logs.base import LogError, log_error
 from multisense.logs.clock import (
     FARTHEST_S,
     AnchoredClock,
@@ -66,10 +67,19 @@ class NativeLog:
             names = map(str, _group(file, "streams", self.path))
             groups = {name: _group(file, f"streams/{name}", self.path) for name in names}
             streams = {name: group for name, group in groups.items() if _flushed(group, self.path)[0]}
-            self._media = {name: _media(group, self.path) for name, group in streams.items() if "media" in group.attrs}
-            self.sensors: Mapping[str, SensorInfo] = {
-                name: _info(file, group, self._media.get(name), self.path) for name, group in streams.items()
-            }
+            media: dict[str, str] = {}
+            sensors: dict[str, SensorInfo] = {}
+            for name, group in streams.items():
+                with _naming(name):
+                    if "media" in group.attrs:
+                        media[name] = _media(group, self.path)
+                    sensors[name] = _info(file, group, media.get(name), self.path)
+            self.sensors: Mapping[str, SensorInfo] = sensors
+            self.media: Mapping[str, str] = media
+            """Where the frames of a sensor lie, if beside the log."""
+            lost = {name: _plain(group.attrs.get("dropped")) for name, group in streams.items()}
+            self.dropped: Mapping[str, int] = {name: n for name, n in lost.items() if isinstance(n, int) and n > 0}
+            """How many samples a recorder left out because its disk was too slow; only the sensors where it did."""
             self.labels: Mapping[str, Label] = {label.name: label for label in _labels(file, self.path)}
         if not self.sensors:
             raise log_error(f"{self.path}: /streams", "no sensor", "at least one", "Record something.")
@@ -80,16 +90,16 @@ class NativeLog:
         if sensor not in self.sensors:
             raise log_error(self.path, f"no sensor '{sensor}'", f"one of {sorted(self.sensors)}", "Check the name.")
         with naming_damage(self.path):
-            clock, data = POOL.get(_OpenLog, self.path).stream(sensor)
+            clock, data = POOL.get(OpenLog, self.path).stream(sensor)
             first, last = clock.span(start_s, stop_s)
             values = self._frames(sensor, first, last) if data is None else data[first:last]
         return Stream(sensor, clock.times(first, last), values, self.sensors[sensor].rate_hz)
 
     def fingerprint(self) -> str:
-        return fingerprint_files([self.path, *self._media.values()])
+        return fingerprint_files([self.path, *self.media.values()])
 
     def _frames(self, sensor: str, first: int, last: int) -> np.ndarray:
-        video = POOL.get(open_video, self._media[sensor])
+        video = POOL.get(open_video, self.media[sensor])
         _check_video(video, self.sensors[sensor], f"{self.path}: /streams/{sensor}")
         return video.frames(range(first, last))
 
@@ -97,7 +107,7 @@ class NativeLog:
         return f"NativeLog({self.path!r}, sensors={list(self.sensors)}, labels={list(self.labels)})"
 
 
-class _OpenLog:
+class OpenLog:
     """The open HDF5 file of a log, with the clock and data set of each stream once asked for."""
 
     def __init__(self, path: str) -> None:
@@ -135,6 +145,16 @@ def _check_header(file: h5py.File, path: str) -> None:
         raise log_error(path, f"attribute format={form!r}", f"{FORMAT!r}", "Write it with `write_log`.")
     if version != VERSION:
         raise log_error(path, f"format version {version!r}", f"{VERSION}", "Update multisense, or write the log anew.")
+
+
+@contextmanager
+def _naming(sensor: str) -> Iterator[None]:
+    """Errors in here are of that sensor."""
+    try:
+        yield
+    except LogError as error:
+        error.sensor = sensor
+        raise
 
 
 def _info(file: h5py.File, group: h5py.Group, media: str | None, path: str) -> SensorInfo:
@@ -246,7 +266,8 @@ def _frame_shape(group: h5py.Group, media: str) -> tuple[int, ...]:
 def _check_video(video: Video, info: SensorInfo, where: str) -> None:
     if len(video.times_s) < info.count:
         found = f"{len(video.times_s)} frames in {Path(video.path).name} for {info.count} times"
-        raise log_error(where, found, "a frame for every time", "The video was cut short: copy or encode it again.")
+        fix = "The video was cut short: copy or encode it again."
+        raise log_error(where, found, "a frame for every time", fix, kind="frames", sensor=info.name)
     if video.shape != info.shape:
         found = f"frames of shape {video.shape} in {Path(video.path).name}"
         raise log_error(where, found, f"{info.shape}", "Is this the video of another log?")
