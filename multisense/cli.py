@@ -123,13 +123,20 @@ def train(
     config: Annotated[Path, typer.Argument(help="YAML file of the run.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value, for example model.depth=6.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("run"),
-    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in OUT.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
+    requeue: Annotated[
+        bool,
+        typer.Option("--requeue", help="Go on if OUT holds a run, else begin: for jobs that a scheduler runs again."),
+    ] = False,
+    allow_changes: Annotated[
+        bool, typer.Option("--allow-changes", help="Go on although configuration or data differ from before.")
+    ] = False,
 ) -> None:
     """Train by cross-modal masked latent prediction. Also under `accelerate launch -m multisense train ...`."""
-    from multisense.run import load_config
+    from multisense.run import holds_run, load_config
     from multisense.train import train
 
-    train(load_config(config, overrides or []), out, resume)
+    train(load_config(config, overrides or []), out, resume or (requeue and holds_run(out)), allow_changes)
 
 
 @app.command()

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 TIME_PERIODS_S = (0.05, 20.0)
 PLACE_PERIODS = (0.25, 4.0)
@@ -108,6 +109,7 @@ class Transformer(nn.Module):
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} is not a multiple of heads {heads}")
+        self.recompute = False
         self.rotary = Rotary(width // heads)
         self.register = nn.Parameter(torch.zeros(1, 1, width))
         self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
@@ -124,9 +126,10 @@ class Transformer(nn.Module):
         cos, sin = self.rotary.table(time_s, place)
         table = F.pad(cos, (0, 0, 1, 0), value=1.0), F.pad(sin, (0, 0, 1, 0))
         mask = F.pad(valid, (1, 0), value=True)[:, None, None, :]
+        recompute = self.recompute and torch.is_grad_enabled()
         outputs = []
         for block in self.blocks:
-            x = block(x, table, mask)
+            x = checkpoint(block, x, table, mask, use_reentrant=False) if recompute else block(x, table, mask)
             outputs.append(x[:, 1:])
         outputs[-1] = self.norm(outputs[-1])
         return outputs

@@ -23,7 +23,8 @@ from multisense.objectives.latent import (
     coarse_size,
     take,
 )
-from multisense.run import build_objective, copy_statistics, fit_statistics, make_grids, parse_config
+from multisense.run import build_objective, make_grids, parse_config
+from multisense.statistics import copy_statistics, fit_statistics
 from multisense.types import Batch
 
 

@@ -107,12 +107,13 @@ class TargetScale(nn.Module):
         weight = valid[..., None].to(targets.dtype).expand_as(targets)
         self.fresh += torch.stack([weight.sum(0), (targets * weight).sum(0), (targets**2 * weight).sum(0)])
 
-    def update(self) -> None:
-        """Take in what was observed since the last update, on every process."""
+    def update(self, skip: Tensor | None = None) -> None:
+        """Take in what was observed since the last update, on every process; forget it where `skip` () is not 0."""
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(self.fresh)
         # What is absent for a while is not forgotten: the moments would fade to nothing.
-        self.moments.copy_(torch.where(self.fresh[0] > 0, self.moments * self.DECAY, self.moments) + self.fresh)
+        taken = torch.where(self.fresh[0] > 0, self.moments * self.DECAY, self.moments) + self.fresh
+        self.moments.copy_(taken if skip is None else torch.where(skip > 0, self.moments, taken))
         self.fresh.zero_()
 
 
@@ -281,12 +282,18 @@ class LatentPrediction(nn.Module):
         return torch.stack(losses).mean() + 0.0 * untouched
 
     @torch.no_grad()
-    def update_teacher(self, steps: int) -> None:
-        """Move the teacher towards the student, with a time constant of `ema_share` of the run's `steps`."""
+    def update_teacher(self, steps: int, skip: Tensor | None = None) -> None:
+        """Move the teacher towards the student, with a time constant of `ema_share` of the run's `steps`.
+
+        `skip` () is not 0 where the optimizer's step was not taken: its targets are then not taken in either.
+        """
         rate = 1.0 / max(self.config.ema_share * steps, 1.0)
-        for theirs, ours in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
-            theirs.lerp_(ours, rate)
-        self.predictor.scale.update()
+        torch._foreach_lerp_(list(self.teacher.parameters()), list(self.student.parameters()), rate)
+        self.predictor.scale.update(skip)
+
+    def recompute_activations(self, wanted: bool) -> None:
+        """Whether the trained blocks compute their activations again for the gradient, instead of keeping them."""
+        self.student.encoder.recompute = self.predictor.transformer.recompute = wanted
 
     @torch.no_grad()
     def predict_sensor(self, batch: Batch, context: Sequence[str], target: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -295,6 +302,11 @@ class LatentPrediction(nn.Module):
         Returns prediction (B, M, D), target (B, M, D), valid (B, M). As in training the teacher sees the target sensor
         alone: what is to be found is that sensor's own content, not what it borrowed from the context.
         """
+        return self.predict_tokens(self.teacher.tokenize(batch), context, target)
+
+    @torch.no_grad()
+    def predict_tokens(self, tokens: TokenBatch, context: Sequence[str], target: str) -> tuple[Tensor, Tensor, Tensor]:
+        """`predict_sensor` for a batch that the teacher has tokenized: many directions then share its tokens."""
         names = self.student.names
         unknown = sorted({*context, target} - set(names))
         if unknown or target in context or not context:
@@ -302,10 +314,9 @@ class LatentPrediction(nn.Module):
         sensor = self.student.sensor
         keep = torch.cat([(sensor == names.index(c)).nonzero()[:, 0] for c in context])
         wanted = (sensor == names.index(target)).nonzero()[:, 0]
-        b = len(batch)
+        b = len(tokens.tokens)
         seen = tuple(names.index(c) for c in context)
         mask = Mask("cross", seen, keep.expand(b, -1), wanted.expand(b, -1), {names.index(target): slice(None)})
-        tokens = self.teacher.tokenize(batch)
         latents, valid = self.teacher.encode_kept(tokens, mask.keep)
         prediction = self.predictor.outward(self.predictor(self.teacher, latents, valid, mask))
         alone = self._top(self.teacher.encode_sensor(tokens, target))
