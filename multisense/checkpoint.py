@@ -104,7 +104,7 @@ def _prune(out: Path, keep_last: int, keep_every: int | None) -> None:
         if not (keep_every and step and step % keep_every == 0):
             # Renamed first: a kill while it is being deleted leaves no half of a checkpoint under its name.
             shutil.rmtree(folder.rename(folder.with_name(f".{folder.name}.old")))
-    for leftover in (out / "checkpoints").glob(".*.old"):
+    for leftover in (out / "checkpoints").glob(".*"):  # of writes and deletions that were cut short
         shutil.rmtree(leftover)
 
 
