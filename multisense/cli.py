@@ -126,17 +126,17 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
     requeue: Annotated[
         bool,
-        typer.Option("--requeue", help="Go on if OUT holds a run, else begin: for jobs that a scheduler runs again."),
+        typer.Option("--requeue", help="Go on if OUT holds a run, else begin; stopped, queue the Slurm job again."),
     ] = False,
     allow_changes: Annotated[
         bool, typer.Option("--allow-changes", help="Go on although configuration or data differ from before.")
     ] = False,
 ) -> None:
     """Train by cross-modal masked latent prediction. Also under `accelerate launch -m multisense train ...`."""
-    from multisense.run import holds_run, load_config
+    from multisense.run import load_config
     from multisense.train import train
 
-    train(load_config(config, overrides or []), out, resume or (requeue and holds_run(out)), allow_changes)
+    train(load_config(config, overrides or []), out, resume, allow_changes, requeue)
 
 
 @app.command()

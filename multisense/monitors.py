@@ -13,7 +13,10 @@ from multisense.types import TokenLayout
 
 
 def effective_rank(vectors: Tensor) -> Tensor:
-    """RankMe (Garrido et al. 2023, eq. 1): exp of the entropy of the singular values of vectors (N, D), centred."""
+    """RankMe (Garrido et al. 2023, eq. 1): exp of the entropy of the singular values of vectors (N, D), centred; NaN if
+    they are not finite."""
+    if not vectors.isfinite().all():  # of a spike, which has no singular values
+        return vectors.new_tensor(torch.nan)
     values = torch.linalg.svdvals(vectors.float() - vectors.float().mean(0))
     share = values / values.sum().clamp(min=1e-12)
     return torch.exp(-(share * (share + 1e-12).log()).sum())

@@ -52,8 +52,8 @@ class SpikeGuard(nn.Module):
         # A plateau has hardly any deviation of its own: a tenth of the mean is no spike.
         limit = mean + self.sigmas * torch.maximum(deviation, 0.1 * mean.abs() / self.sigmas)
         skip = ~now.isfinite().all() | ((now > limit).any() & (self.count >= ENOUGH))
-        place = self.count % WINDOW
-        self.seen[:, place] = torch.where(skip, self.seen[:, place], now)
+        here = torch.arange(WINDOW, device=now.device) == self.count % WINDOW
+        self.seen.copy_(torch.where(here & ~skip, now[:, None], self.seen))
         self.count += ~skip
         self.skipped += skip
         self.in_a_row.copy_(torch.where(skip, self.in_a_row + 1, 0))

@@ -19,6 +19,7 @@ from multisense.run import (
     build_objective,
     check_logs,
     create_run,
+    holds_run,
     make_grids,
     provenance,
     refuse_existing,
@@ -30,17 +31,21 @@ from multisense.train.data import StepSampler, make_loader, open_clips
 from multisense.train.guard import make_guard
 from multisense.train.optimizer import learning_rate, make_optimizer
 from multisense.train.progress import MetricsFile
-from multisense.train.stop import StopSignal, advice
+from multisense.train.stop import StopSignal, requeue_job
 from multisense.types import Batch, TokenLayout
 
 
-def train(config: RunConfig, out: Path | str, resume: bool = False, allow_changes: bool = False) -> Path:
+def train(
+    config: RunConfig, out: Path | str, resume: bool = False, allow_changes: bool = False, requeue: bool = False
+) -> Path:
     """Train `config` into the run folder `out`; with `resume`, go on from its last checkpoint. Returns the folder.
 
     Raises ConfigError where a run is there and `resume` is not given, or where it was made with another configuration or
-    other data, naming the difference; `allow_changes` goes on with the new ones.
+    other data, naming the difference; `allow_changes` goes on with the new ones. `requeue` goes on if a run is there, and
+    begins else; told to stop, it asks Slurm to run the job again.
     """
     out, settings, logs = Path(out), config.train, training_logs(config)
+    resume = resume or (requeue and holds_run(out))
     accelerator = make_accelerator(settings, out)
     grids = make_grids(config, logs)
     check_logs(config, grids, logs)
@@ -85,7 +90,9 @@ def train(config: RunConfig, out: Path | str, resume: bool = False, allow_change
             if done % settings.save_every == 0 or done == settings.steps or stopping:
                 save_checkpoint(out, state, done, accelerator)
             if stopping:
-                accelerator.print(f"stopped at step {done} by {stop.name or 'another process'}; {advice()}")
+                accelerator.print(f"stopped at step {done} by {stop.name or 'another process'}; go on with --resume")
+                if requeue and accelerator.is_main_process:
+                    accelerator.print(requeue_job())
                 break
     accelerator.end_training()
     return out

@@ -1,6 +1,7 @@
 """What a run says while it trains: metrics.jsonl, the trackers and the progress bar, from the main process."""
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,10 +43,15 @@ class MetricsFile:
         )
         if self.accelerator.is_main_process:
             with self.path.open("a") as file:
-                file.write(json.dumps({"step": step, **{k: round(v, 6) for k, v in values.items()}}) + "\n")
+                file.write(json.dumps({"step": step, **{k: number(v) for k, v in values.items()}}) + "\n")
 
     def progress(self, steps: int, first: int) -> "ShownProgress":
         return ShownProgress(self, steps, first)
+
+
+def number(value: float) -> float | None:
+    """As JSON has it, which knows no NaN."""
+    return round(value, 6) if math.isfinite(value) else None
 
 
 class ShownProgress:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 from types import FrameType
 
 import torch
@@ -48,7 +49,12 @@ class StopSignal:
         return bool(before[1] > 0)
 
 
-def advice() -> str:
-    """How a stopped run is taken up again."""
+def requeue_job() -> str:
+    """Ask Slurm to run this job again; what came of it, in words. Outside of Slurm there is nothing to ask."""
     job = os.environ.get("SLURM_JOB_ID")
-    return f"go on with --resume (or: scontrol requeue {job}, with --requeue)" if job else "go on with --resume"
+    if job is None:
+        return "no Slurm job to queue again; go on with --requeue"
+    done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
+    return (
+        f"Slurm job {job} is queued again" if done.returncode == 0 else f"scontrol requeue {job}: {done.stderr.strip()}"
+    )
