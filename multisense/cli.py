@@ -147,12 +147,22 @@ def embed(
     window: Annotated[float | None, typer.Option(help="Seconds; the clip length of the run by default.")] = None,
     stride: Annotated[float, typer.Option(help="Seconds from one window to the next.")] = 0.5,
     sensors: Annotated[str | None, typer.Option(help="Comma-separated; all by default.")] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="LOGS is one log that is being recorded: embed as it grows.")
+    ] = False,
 ) -> None:
-    """Write fused, per-sensor and per-time embeddings of logs: one HDF5 group per log. Resumable."""
+    """Write fused, per-sensor and per-time embeddings of logs: one HDF5 group per log. Resumable.
+
+    Also over several processes: `accelerate launch -m multisense embed ...`.
+    """
     from multisense.embed import embed_path
+    from multisense.follow import follow_path
 
     chosen = None if sensors is None else sensors.split(",")
-    console.print(str(embed_path(run, logs, out, window, stride, chosen)))
+    if follow:
+        console.print(str(follow_path(run, Path(logs), out, stride, chosen)))
+    elif (report := embed_path(run, logs, out, window, stride, chosen)).complete:
+        console.print(str(report))
 
 
 @app.command()

@@ -105,7 +105,7 @@ def embed_logs(
     """
     check_logs(run.config, run.grids, logs)
     _refuse_missing(run, logs, sensors)
-    settings = _settings(run, window_s, stride_s, sensors)
+    settings = embedding_settings(run, window_s, stride_s, sensors)
     groups = _group_names(logs)
     done = _Parts(Path(out), settings)
     unreadable = dict(quarantined or {})
@@ -170,7 +170,9 @@ def _from_subset(model: MultiSense, tokens: TokenBatch, subset: Sequence[str]) -
     return torch.where(valid.any(1)[:, None], fused.float(), torch.nan).cpu().numpy()
 
 
-def _settings(run: Run, window_s: float | None, stride_s: float, sensors: Sequence[str] | None) -> dict[str, Any]:
+def embedding_settings(
+    run: Run, window_s: float | None, stride_s: float, sensors: Sequence[str] | None
+) -> dict[str, Any]:
     """What must agree for two embeddings to stand in one file."""
     clip = run.config.data.clip_seconds
     if window_s is not None and abs(window_s - clip) > 1e-9:
