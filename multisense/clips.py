@@ -151,6 +151,7 @@ def collate(clips: Sequence[Clip]) -> Batch:
         valid={n: torch.stack([c.valid[n] for c in clips]) for n in names},
         logs=tuple(c.log for c in clips),
         starts_s=tuple(c.start_s for c in clips),
+        complete=all(bool(valid.all()) for c in clips for valid in c.valid.values()),
     )
 
 

@@ -120,12 +120,15 @@ class Transformer(nn.Module):
             for layer in (block.proj, block.shrink):
                 layer.weight.data.div_(math.sqrt(2 * (index + 1)))
 
-    def forward(self, x: Tensor, valid: Tensor, time_s: Tensor, place: Tensor) -> list[Tensor]:
-        """x (B, T, D), valid (B, T), time_s (B or 1, T), place (B or 1, T, 2) -> the output of every block, last normed."""
+    def forward(self, x: Tensor, valid: Tensor | None, time_s: Tensor, place: Tensor) -> list[Tensor]:
+        """x (B, T, D), valid (B, T), time_s (B or 1, T), place (B or 1, T, 2) -> the output of every block, last normed.
+
+        `valid` is None where every token is: attention without a mask is the faster kernel.
+        """
         x = torch.cat([self.register.expand(len(x), -1, -1), x], dim=1)
         cos, sin = self.rotary.table(time_s, place)
         table = F.pad(cos, (0, 0, 1, 0), value=1.0), F.pad(sin, (0, 0, 1, 0))
-        mask = F.pad(valid, (1, 0), value=True)[:, None, None, :]
+        mask = None if valid is None else F.pad(valid, (1, 0), value=True)[:, None, None, :]
         recompute = self.recompute and torch.is_grad_enabled()
         outputs = []
         for block in self.blocks:

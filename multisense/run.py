@@ -162,7 +162,9 @@ def build_model(config: RunConfig, grids: Mapping[str, Grid], seed: int) -> Mult
 def build_objective(config: RunConfig, grids: Mapping[str, Grid]) -> LatentPrediction:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
-        return LatentPrediction(config.objective, MultiSense(config.model, config.sensors, grids))
+        objective = LatentPrediction(config.objective, MultiSense(config.model, config.sensors, grids))
+    objective.recompute_activations(config.train.checkpoint_activations)
+    return objective
 
 
 def untrained_model(run: Run, seed: int) -> MultiSense:

@@ -82,8 +82,9 @@ def test_a_sensor_left_out_cannot_reach_the_embedding(run, body_logs, tmp_path):
 
 def test_subsets_at_once_are_the_embeddings_of_each_subset(run, body_logs):
     windows = Windows(body_logs[:3], run.grids, 1.0, 1.0)
-    batch = collate([windows[i] for i in range(6)])
-    batch.valid["eye"][2] = False
+    clips = [windows[i] for i in range(6)]
+    clips[2].valid["eye"][:] = False
+    batch = collate(clips)
     found = embed_subsets(run.model, batch, subsets(run.model.names))
     assert len(found) == 15
     for subset, fused in found.items():

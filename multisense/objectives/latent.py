@@ -137,12 +137,13 @@ class Predictor(nn.Module):
         for layer in (self.inward, self.outward, *self.signals):
             layer.apply(init_linear)
 
-    def forward(self, model: MultiSense, latents: Tensor, valid: Tensor, mask: Mask) -> Tensor:
-        """latents (B, K, D), valid (B, K) -> hidden (B, M, P); `outward` and `signals` read predictions from it."""
+    def forward(self, model: MultiSense, latents: Tensor, valid: Tensor | None, mask: Mask) -> Tensor:
+        """latents (B, K, D), valid (B, K) or None where all are -> hidden (B, M, P), from which `outward` and `signals`
+        read predictions."""
         k = mask.keep.shape[1]
         queries = self.query[model.sensor[mask.target]] + self.place(model.place[mask.target])
         tokens = torch.cat([self.inward(latents), queries], dim=1)
-        there = torch.cat([valid, torch.ones_like(mask.target, dtype=torch.bool)], dim=1)
+        there = None if valid is None else torch.cat([valid, torch.ones_like(mask.target, dtype=torch.bool)], dim=1)
         where = torch.cat([mask.keep, mask.target], dim=1)
         outputs = self.transformer(tokens, there, model.time_s[where], model.place[where])
         return outputs[-1][:, k:]
@@ -165,12 +166,12 @@ class LatentPrediction(nn.Module):
 
     def forward(self, batch: Batch, masks: Sequence[Mask]) -> Losses:
         patches, there = self.student.patches(batch), self.student.token_valid(batch)
-        latents = self._teacher_latents(self.teacher.stem(patches, there))
+        latents = self._teacher_latents(self.teacher.stem(patches, there, batch.complete))
         if self.training:
             self.predictor.scale.observe(latents, there)
         targets = self.predictor.scale(latents)
         errors_of_mean = self._errors_of_mean(targets, there)
-        tokens = self.student.stem(patches, there)
+        tokens = self.student.stem(patches, there, batch.complete)
         directions: list[Direction] = []
         signal: list[Tensor] = []
         contrast: list[Tensor] = []
@@ -179,7 +180,7 @@ class LatentPrediction(nn.Module):
             if not mask.columns:  # sensors of a single token each, of which nothing is hidden
                 continue
             context, valid = self.student.encode_kept(tokens, mask.keep)
-            hidden = self.predictor(self.student, context, valid, mask)
+            hidden = self.predictor(self.student, context, None if batch.complete else valid, mask)
             prediction = self.predictor.outward(hidden)
             asked = there.gather(1, mask.target) & valid.any(1)[:, None]
             errors = (prediction.float() - take(targets, mask.target)).abs().mean(-1)
@@ -318,7 +319,8 @@ class LatentPrediction(nn.Module):
         seen = tuple(names.index(c) for c in context)
         mask = Mask("cross", seen, keep.expand(b, -1), wanted.expand(b, -1), {names.index(target): slice(None)})
         latents, valid = self.teacher.encode_kept(tokens, mask.keep)
-        prediction = self.predictor.outward(self.predictor(self.teacher, latents, valid, mask))
+        known = None if tokens.complete else valid
+        prediction = self.predictor.outward(self.predictor(self.teacher, latents, known, mask))
         alone = self._top(self.teacher.encode_sensor(tokens, target))
         truth = self.predictor.scale.standardise(alone, wanted, slice(alone.shape[-1], None))
         return own(prediction), truth, tokens.valid[:, wanted] & valid.any(1)[:, None]

@@ -56,7 +56,6 @@ def train(
         refuse_existing(out)
     clips = open_clips(config, grids, logs, accelerator)
     objective, guard = build_objective(config, grids), make_guard(settings)
-    objective.recompute_activations(settings.checkpoint_activations)
     if not resume:
         fit_statistics(objective.student, clips, count=min(256, max(len(clips), 16)))
         copy_statistics(objective.student, objective.teacher)
