@@ -140,6 +140,29 @@ def train(
 
 
 @app.command()
+def estimate(
+    config: Annotated[Path, typer.Argument(help="YAML file of the run.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value, for example model.depth=6.")] = None,
+    gpu: Annotated[str, typer.Option(help="h100, h200, a100, rtx4090, l4 or cpu.")] = "h100",
+    processes: Annotated[int, typer.Option(help="Devices that share a batch.")] = 1,
+    hours_of_data: Annotated[float | None, typer.Option(help="Hours of recording; else what train.steps sees.")] = None,
+    passes: Annotated[float, typer.Option(help="How often each hour is seen.")] = 1.0,
+    days: Annotated[float | None, typer.Option(help="Also say how many devices take so long.")] = None,
+    share: Annotated[float, typer.Option(help="Share of the device's peak that a step reaches.")] = 0.4,
+    like: Annotated[Path | None, typer.Option(help="A run, or a YAML of the sensors' shapes and rates.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Dry run without numbers; exit status 1 where it would not fit.")
+    ] = False,
+) -> None:
+    """What a run costs, from its configuration alone: memory, FLOPs, days, devices; names everything it assumes."""
+    from multisense.estimate.commands import show_estimate
+    from multisense.estimate.cost import Plan
+
+    plan = Plan(gpu, processes, share, hours_of_data, passes, days)
+    raise typer.Exit(show_estimate(console, config, overrides or [], plan, like, check))
+
+
+@app.command()
 def embed(
     run: Run,
     logs: Logs,

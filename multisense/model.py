@@ -104,17 +104,17 @@ class MultiSense(nn.Module):
         where = self.sensor_embedding[self.sensor] + self.place_embedding(self.place)
         return TokenBatch(tokens + where.to(tokens.dtype), valid, self.layout, complete)
 
-    def encode(self, tokens: TokenBatch) -> list[Tensor]:
-        """Outputs (B, T, D) of every block over all valid tokens; the last is the latents."""
+    def encode(self, tokens: TokenBatch, layers: int = 1) -> list[Tensor]:
+        """Outputs (B, T, D) of the last `layers` blocks over all valid tokens; the last is the latents."""
         valid = None if tokens.complete else tokens.valid
-        return self.encoder(tokens.tokens, valid, self.time_s[None], self.place[None])
+        return self.encoder(tokens.tokens, valid, self.time_s[None], self.place[None], layers)
 
-    def encode_sensor(self, tokens: TokenBatch, name: str) -> list[Tensor]:
-        """Outputs (B, T of the sensor, D) of every block over one sensor's tokens alone."""
+    def encode_sensor(self, tokens: TokenBatch, name: str, layers: int = 1) -> list[Tensor]:
+        """Outputs (B, T of the sensor, D) of the last `layers` blocks over one sensor's tokens alone."""
         first = sum(len(self.tokenizer(other)) for other in self.names[: self.names.index(name)])
         own = slice(first, first + len(self.tokenizer(name)))
         where = self.time_s[None, own], self.place[None, own]
-        return self.encoder(tokens.tokens[:, own], None if tokens.complete else tokens.valid[:, own], *where)
+        return self.encoder(tokens.tokens[:, own], None if tokens.complete else tokens.valid[:, own], *where, layers)
 
     def encode_kept(self, tokens: TokenBatch, keep: Tensor) -> tuple[Tensor, Tensor]:
         """Latents (B, K, D) and validity (B, K) of the kept tokens alone; `keep` (B, K) indexes the sequence.

@@ -10,6 +10,7 @@ import pytest
 
 import multisense
 from multisense.config import Config
+from multisense.estimate.body import BodySensor
 from multisense.logs.formats.mapping import MappedSensor, MappingConfig
 from multisense.masking import MaskConfig
 from multisense.modalities import kinds, modality
@@ -24,6 +25,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 CONFIGS = [
     MappingConfig,
     MappedSensor,
+    BodySensor,
     DataConfig,
     TrainConfig,
     RunConfig,

@@ -215,13 +215,12 @@ class LatentPrediction(nn.Module):
         senses writes the arm into the camera's tokens, and predicting the arm would then do. The second is a sensor's
         own content, and what `predict_sensor` predicts.
         """
-        alone = [self.teacher.encode_sensor(tokens, name) for name in self.student.names]
-        views = [self.teacher.encode(tokens), [torch.cat(parts, dim=1) for parts in zip(*alone, strict=True)]]
-        return torch.cat([self._top(layers) for layers in views], dim=-1)
+        top = self.config.target_layers
+        alone = [self._mean(self.teacher.encode_sensor(tokens, name, top)) for name in self.student.names]
+        return torch.cat([self._mean(self.teacher.encode(tokens, top)), torch.cat(alone, dim=1)], dim=-1)
 
-    def _top(self, layers: list[Tensor]) -> Tensor:
-        top = layers[-self.config.target_layers :]
-        return torch.stack([F.layer_norm(x.float(), x.shape[-1:]) for x in top]).mean(0)
+    def _mean(self, layers: list[Tensor]) -> Tensor:
+        return torch.stack([F.layer_norm(x.float(), x.shape[-1:]) for x in layers]).mean(0)
 
     @torch.no_grad()
     def _errors_of_mean(self, targets: Tensor, valid: Tensor) -> Tensor:
@@ -321,7 +320,7 @@ class LatentPrediction(nn.Module):
         latents, valid = self.teacher.encode_kept(tokens, mask.keep)
         known = None if tokens.complete else valid
         prediction = self.predictor.outward(self.predictor(self.teacher, latents, known, mask))
-        alone = self._top(self.teacher.encode_sensor(tokens, target))
+        alone = self._mean(self.teacher.encode_sensor(tokens, target, self.config.target_layers))
         truth = self.predictor.scale.standardise(alone, wanted, slice(alone.shape[-1], None))
         return own(prediction), truth, tokens.valid[:, wanted] & valid.any(1)[:, None]
 
