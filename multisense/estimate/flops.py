@@ -48,7 +48,8 @@ def clip_flops(config: RunConfig, objective: LatentPrediction, kept: Kept, galle
     counts = np.array([len(model.tokenizer(name)) for name in model.names])
     masks = narrow.masks.masks_per_clip
     stems = tokenize(model)
-    alone = sum(transformer(float(n), float(n) ** 2, wide.width, wide.depth, wide.mlp_ratio) for n in counts)
+    apart = counts if len(counts) > 1 else []  # the only sensor is all there is
+    alone = sum(transformer(float(n), float(n) ** 2, wide.width, wide.depth, wide.mlp_ratio) for n in apart)
     every = float(counts.sum())
     joint = transformer(every, every**2, wide.width, wide.depth, wide.mlp_ratio)
     student = masks * transformer(kept.mean, kept.square, wide.width, wide.depth, wide.mlp_ratio)

@@ -166,7 +166,7 @@ class LatentPrediction(nn.Module):
 
     def forward(self, batch: Batch, masks: Sequence[Mask]) -> Losses:
         patches, there = self.student.patches(batch), self.student.token_valid(batch)
-        latents = self._teacher_latents(self.teacher.stem(patches, there, batch.complete))
+        latents = self.teacher_latents(self.teacher.stem(patches, there, batch.complete))
         if self.training:
             self.predictor.scale.observe(latents, there)
         targets = self.predictor.scale(latents)
@@ -205,10 +205,10 @@ class LatentPrediction(nn.Module):
     def targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """What there is to predict (B, T, D), standardised, and its validity (B, T)."""
         tokens = self.teacher.tokenize(batch)
-        return self.predictor.scale(self._teacher_latents(tokens)), tokens.valid
+        return self.predictor.scale(self.teacher_latents(tokens)), tokens.valid
 
     @torch.no_grad()
-    def _teacher_latents(self, tokens: TokenBatch) -> Tensor:
+    def teacher_latents(self, tokens: TokenBatch) -> Tensor:
         """Two views of each token, side by side (B, T, 2 D): among all senses, and among its own sensor's tokens alone.
 
         Each is the mean of the top blocks' layer-normed outputs. The first teaches fusion; but a teacher that sees all
@@ -216,8 +216,11 @@ class LatentPrediction(nn.Module):
         own content, and what `predict_sensor` predicts.
         """
         top = self.config.target_layers
+        joint = self._mean(self.teacher.encode(tokens, top))
+        if len(self.student.names) == 1:
+            return torch.cat([joint, joint], dim=-1)
         alone = [self._mean(self.teacher.encode_sensor(tokens, name, top)) for name in self.student.names]
-        return torch.cat([self._mean(self.teacher.encode(tokens, top)), torch.cat(alone, dim=1)], dim=-1)
+        return torch.cat([joint, torch.cat(alone, dim=1)], dim=-1)
 
     def _mean(self, layers: list[Tensor]) -> Tensor:
         return torch.stack([F.layer_norm(x.float(), x.shape[-1:]) for x in layers]).mean(0)
