@@ -123,13 +123,43 @@ def train(
     config: Annotated[Path, typer.Argument(help="YAML file of the run.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value, for example model.depth=6.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("run"),
-    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in OUT.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
+    requeue: Annotated[
+        bool,
+        typer.Option("--requeue", help="Go on if OUT holds a run, else begin; stopped, queue the Slurm job again."),
+    ] = False,
+    allow_changes: Annotated[
+        bool, typer.Option("--allow-changes", help="Go on although configuration or data differ from before.")
+    ] = False,
 ) -> None:
     """Train by cross-modal masked latent prediction. Also under `accelerate launch -m multisense train ...`."""
     from multisense.run import load_config
     from multisense.train import train
 
-    train(load_config(config, overrides or []), out, resume)
+    train(load_config(config, overrides or []), out, resume, allow_changes, requeue)
+
+
+@app.command()
+def estimate(
+    config: Annotated[Path, typer.Argument(help="YAML file of the run.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value, for example model.depth=6.")] = None,
+    gpu: Annotated[str, typer.Option(help="h100, h200, a100, rtx4090, l4 or cpu.")] = "h100",
+    processes: Annotated[int, typer.Option(help="Devices that share a batch.")] = 1,
+    hours_of_data: Annotated[float | None, typer.Option(help="Hours of recording; else what train.steps sees.")] = None,
+    passes: Annotated[float, typer.Option(help="How often each hour is seen.")] = 1.0,
+    days: Annotated[float | None, typer.Option(help="Also say how many devices take so long.")] = None,
+    share: Annotated[float, typer.Option(help="Share of the device's peak that a step reaches.")] = 0.4,
+    like: Annotated[Path | None, typer.Option(help="A run, or a YAML of the sensors' shapes and rates.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Dry run without numbers; exit status 1 where it would not fit.")
+    ] = False,
+) -> None:
+    """What a run costs, from its configuration alone: memory, FLOPs, days, devices; names everything it assumes."""
+    from multisense.estimate.commands import show_estimate
+    from multisense.estimate.cost import Plan
+
+    plan = Plan(gpu, processes, share, hours_of_data, passes, days)
+    raise typer.Exit(show_estimate(console, config, overrides or [], plan, like, check))
 
 
 @app.command()
@@ -140,12 +170,22 @@ def embed(
     window: Annotated[float | None, typer.Option(help="Seconds; the clip length of the run by default.")] = None,
     stride: Annotated[float, typer.Option(help="Seconds from one window to the next.")] = 0.5,
     sensors: Annotated[str | None, typer.Option(help="Comma-separated; all by default.")] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="LOGS is one log that is being recorded: embed as it grows.")
+    ] = False,
 ) -> None:
-    """Write fused, per-sensor and per-time embeddings of logs: one HDF5 group per log. Resumable."""
+    """Write fused, per-sensor and per-time embeddings of logs: one HDF5 group per log. Resumable.
+
+    Also over several processes: `accelerate launch -m multisense embed ...`.
+    """
     from multisense.embed import embed_path
+    from multisense.follow import follow_path
 
     chosen = None if sensors is None else sensors.split(",")
-    console.print(str(embed_path(run, logs, out, window, stride, chosen)))
+    if follow:
+        console.print(str(follow_path(run, Path(logs), out, stride, chosen)))
+    elif (report := embed_path(run, logs, out, window, stride, chosen)).complete:
+        console.print(str(report))
 
 
 @app.command()

@@ -151,6 +151,7 @@ def collate(clips: Sequence[Clip]) -> Batch:
         valid={n: torch.stack([c.valid[n] for c in clips]) for n in names},
         logs=tuple(c.log for c in clips),
         starts_s=tuple(c.start_s for c in clips),
+        complete=all(bool(valid.all()) for c in clips for valid in c.valid.values()),
     )
 
 
@@ -231,6 +232,44 @@ class TrainingClips(Dataset):
         return read_clip(self.logs[number], start, self.grids, self.seconds)
 
 
+class Rolling:
+    """A log of which the last seconds read are kept, frames at the grid's size: for windows that overlap, one after the
+    other. What two of them share is then decoded and resized once."""
+
+    def __init__(self, log: SensorLog, grids: Mapping[str, Grid]):
+        self.log, self.grids = log, grids
+        self.name, self.path, self.sensors, self.labels = log.name, log.path, log.sensors, log.labels
+        self._kept: dict[str, tuple[float, float, Stream]] = {}
+
+    def read(self, sensor: str, start_s: float, stop_s: float) -> Stream:
+        begin, end, kept = self._kept.get(sensor, (math.inf, -math.inf, None))
+        if kept is None or not begin <= start_s <= end <= stop_s:
+            if start_s < begin < math.inf:  # a look back, such as for a log's first frame: not where we are
+                return self._fetched(sensor, start_s, stop_s)
+            stream = self._fetched(sensor, start_s, stop_s)
+        else:
+            first = int(np.searchsorted(kept.times_s, start_s))
+            stream = _joined([_cut(kept, slice(first, None)), self._fetched(sensor, end, stop_s)])
+        self._kept[sensor] = start_s, stop_s, stream
+        return stream
+
+    def _fetched(self, sensor: str, start_s: float, stop_s: float) -> Stream:
+        stream = self.log.read(sensor, start_s, stop_s)
+        return replace(stream, data=resize_frames(stream.data, self.grids[sensor].size))
+
+    def fingerprint(self) -> str:
+        return self.log.fingerprint()
+
+
+def _cut(stream: Stream, part: slice) -> Stream:
+    return replace(stream, times_s=stream.times_s[part], data=stream.data[part])
+
+
+def _joined(parts: Sequence[Stream]) -> Stream:
+    times, data = (np.concatenate([getattr(part, what) for part in parts]) for what in ("times_s", "data"))
+    return replace(parts[0], times_s=times, data=data)
+
+
 class InMemory:
     """A log whose wanted sensors were decoded once, frames at the grid's size, and are kept: for data sets that fit."""
 
@@ -253,13 +292,11 @@ class InMemory:
         for start, stop in pairwise(edges):
             part = log.read(grid.name, start, stop)
             parts.append(replace(part, data=resize_frames(part.data, grid.size)))
-        times, data = (np.concatenate([getattr(part, what) for part in parts]) for what in ("times_s", "data"))
-        return replace(parts[0], times_s=times, data=data)
+        return _joined(parts)
 
     def read(self, sensor: str, start_s: float, stop_s: float) -> Stream:
         stream = self._streams[sensor]
-        a, b = np.searchsorted(stream.times_s, [start_s, stop_s])
-        return replace(stream, times_s=stream.times_s[a:b], data=stream.data[a:b])
+        return _cut(stream, slice(*np.searchsorted(stream.times_s, [start_s, stop_s])))
 
     def fingerprint(self) -> str:
         return self._fingerprint

@@ -9,10 +9,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import h5py
 import numpy as np
@@ -21,13 +23,15 @@ from rich.progress import track
 from torch.utils.data import DataLoader
 
 from multisense.checkpoint import warn_if_unfinished
-from multisense.clips import Windows, collate
+from multisense.clips import Rolling, Windows, collate
 from multisense.logs.base import LogError, SensorLog
 from multisense.logs.open import survey_logs
 from multisense.model import MultiSense
 from multisense.run import Run, check_logs, open_run
 from multisense.types import Batch, TokenBatch
 
+T = TypeVar("T")
+END = object()
 FORMAT = "multisense-embeddings"
 VERSION = 1
 
@@ -50,16 +54,30 @@ class EmbedReport:
 def embed_path(
     run: Path, logs: str | Path, out: Path, window_s: float | None, stride_s: float, sensors: Sequence[str] | None
 ) -> EmbedReport:
-    """`embed_logs` for the run in folder `run` and everything readable at the path `logs`; quarantines the rest."""
+    """`embed_logs` for the run in folder `run` and everything readable at the path `logs`; quarantines the rest.
+
+    Of several processes (`accelerate launch -m multisense embed ...`) each embeds every n-th log; the first gathers them.
+    """
     readable, errors = survey_logs(logs)
     if not readable:
         raise LogError(
             f"{logs}: none of {len(errors)} logs can be read; the first: {next(iter(errors.values()), 'none')}"
         )
     broken = {name: str(error) for name, error in errors.items()}
-    opened = open_run(run, device="cuda" if torch.cuda.is_available() else "cpu")
-    warn_if_unfinished(opened)
-    return embed_logs(opened, readable, out, window_s=window_s, stride_s=stride_s, sensors=sensors, quarantined=broken)
+    rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    opened = open_run(run, device)
+    if rank == 0:
+        warn_if_unfinished(opened)
+    embed = partial(
+        embed_logs, opened, readable, out, window_s=window_s, stride_s=stride_s, sensors=sensors, quarantined=broken
+    )
+    if processes == 1:
+        return embed()
+    report = embed(shard=(rank, processes))
+    torch.distributed.init_process_group("gloo")
+    torch.distributed.barrier()  # until every shard is there
+    return embed() if rank == 0 else report
 
 
 def embed_logs(
@@ -87,14 +105,14 @@ def embed_logs(
     """
     check_logs(run.config, run.grids, logs)
     _refuse_missing(run, logs, sensors)
-    settings = _settings(run, window_s, stride_s, sensors)
+    settings = embedding_settings(run, window_s, stride_s, sensors)
     groups = _group_names(logs)
     done = _Parts(Path(out), settings)
     unreadable = dict(quarantined or {})
     mine = list(zip(groups, logs, strict=True))[shard[0] :: shard[1]]
     for group, log in track([(g, log) for g, log in mine if not done.has(g, log)], "embedding", transient=True):
         try:
-            windows = Windows([log], run.grids, settings["window_s"], stride_s)
+            windows = Windows([Rolling(log, run.grids)], run.grids, settings["window_s"], stride_s)
             done.write(group, log, _arrays(run.model, windows, settings["sensors"], batch_size))
         except LogError as error:
             unreadable[log.name] = str(error)
@@ -121,6 +139,16 @@ def batches(windows: Windows, batch_size: int = 32) -> DataLoader:
     return DataLoader(windows, batch_size, collate_fn=collate)
 
 
+def ahead(given: Iterable[T]) -> Iterator[T]:
+    """The same items, each next one made by a thread while the last one is used: decoding needs no Python lock."""
+    items = iter(given)
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, END)
+        while (item := coming.result()) is not END:
+            coming = pool.submit(next, items, END)
+            yield cast(T, item)
+
+
 @torch.no_grad()
 def embed_subsets(
     model: MultiSense, batch: Batch, subsets: Sequence[tuple[str, ...]]
@@ -142,7 +170,9 @@ def _from_subset(model: MultiSense, tokens: TokenBatch, subset: Sequence[str]) -
     return torch.where(valid.any(1)[:, None], fused.float(), torch.nan).cpu().numpy()
 
 
-def _settings(run: Run, window_s: float | None, stride_s: float, sensors: Sequence[str] | None) -> dict[str, Any]:
+def embedding_settings(
+    run: Run, window_s: float | None, stride_s: float, sensors: Sequence[str] | None
+) -> dict[str, Any]:
     """What must agree for two embeddings to stand in one file."""
     clip = run.config.data.clip_seconds
     if window_s is not None and abs(window_s - clip) > 1e-9:
@@ -186,7 +216,7 @@ def _group_names(logs: Sequence[SensorLog]) -> list[str]:
 
 
 def _arrays(model: MultiSense, windows: Windows, sensors: Sequence[str], batch_size: int) -> dict[str, np.ndarray]:
-    parts = [model.embed(b.to(model.time_s.device), sensors) for b in batches(windows, batch_size)]
+    parts = [model.embed(b.to(model.time_s.device), sensors) for b in ahead(batches(windows, batch_size))]
     if not parts:
         return {"starts_s": np.zeros(0)}
 

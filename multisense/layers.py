@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 TIME_PERIODS_S = (0.05, 20.0)
 PLACE_PERIODS = (0.25, 4.0)
@@ -39,7 +40,9 @@ class Rotary(nn.Module):
 
     def table(self, time_s: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines (..., T, E/2) for tokens at `time_s` (..., T) and `place` (..., T, 2)."""
-        angles = torch.cat([time_s[..., None], place], dim=-1) @ self.rates
+        where = torch.cat([time_s[..., None], place], dim=-1)
+        with torch.autocast(where.device.type, enabled=False):  # in bf16 an angle of many turns is any angle
+            angles = where @ self.rates
         return angles.cos(), angles.sin()
 
 
@@ -71,7 +74,7 @@ def _angular(count: int, shortest: float, longest: float) -> Tensor:
 
 def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
     """Turn the channel pairs (first half, second half) of x (B, H, T, E) by the table's (B or 1, T, E/2) angles."""
-    cos, sin = (t.unsqueeze(-3) for t in table)
+    cos, sin = (t.unsqueeze(-3).to(x.dtype) for t in table)
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
@@ -108,6 +111,7 @@ class Transformer(nn.Module):
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} is not a multiple of heads {heads}")
+        self.recompute = False
         self.rotary = Rotary(width // heads)
         self.register = nn.Parameter(torch.zeros(1, 1, width))
         self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
@@ -118,16 +122,21 @@ class Transformer(nn.Module):
             for layer in (block.proj, block.shrink):
                 layer.weight.data.div_(math.sqrt(2 * (index + 1)))
 
-    def forward(self, x: Tensor, valid: Tensor, time_s: Tensor, place: Tensor) -> list[Tensor]:
-        """x (B, T, D), valid (B, T), time_s (B or 1, T), place (B or 1, T, 2) -> the output of every block, last normed."""
+    def forward(self, x: Tensor, valid: Tensor | None, time_s: Tensor, place: Tensor, layers: int = 1) -> list[Tensor]:
+        """x (B, T, D), valid (B, T), time_s (B or 1, T), place (B or 1, T, 2) -> the last blocks' outputs, as many as
+        `layers`, the very last normed.
+
+        `valid` is None where every token is: attention without a mask is the faster kernel.
+        """
         x = torch.cat([self.register.expand(len(x), -1, -1), x], dim=1)
         cos, sin = self.rotary.table(time_s, place)
         table = F.pad(cos, (0, 0, 1, 0), value=1.0), F.pad(sin, (0, 0, 1, 0))
-        mask = F.pad(valid, (1, 0), value=True)[:, None, None, :]
-        outputs = []
+        mask = None if valid is None else F.pad(valid, (1, 0), value=True)[:, None, None, :]
+        recompute = self.recompute and torch.is_grad_enabled()
+        outputs: list[Tensor] = []
         for block in self.blocks:
-            x = block(x, table, mask)
-            outputs.append(x[:, 1:])
+            x = checkpoint(block, x, table, mask, use_reentrant=False) if recompute else block(x, table, mask)
+            outputs = [*outputs, x[:, 1:]][-layers:]
         outputs[-1] = self.norm(outputs[-1])
         return outputs
 

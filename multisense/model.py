@@ -86,7 +86,7 @@ class MultiSense(nn.Module):
 
     def tokenize(self, batch: Batch) -> TokenBatch:
         """Tokens of every sensor, one sensor after the other; absent ones are there but not valid."""
-        return self.stem(self.patches(batch), self.token_valid(batch))
+        return self.stem(self.patches(batch), self.token_valid(batch), batch.complete)
 
     def patches(self, batch: Batch) -> dict[str, Tensor]:
         """Normalised patches of every sensor; no parameter is in them."""
@@ -96,23 +96,25 @@ class MultiSense(nn.Module):
         """(B, T) which tokens hold real data only."""
         return torch.cat([self.tokenizer(n).token_valid(batch.valid[n]) for n in self.names], dim=1)
 
-    def stem(self, patches: Mapping[str, Tensor], valid: Tensor) -> TokenBatch:
+    def stem(self, patches: Mapping[str, Tensor], valid: Tensor, complete: bool = False) -> TokenBatch:
+        """Tokens of patches, and where they stand; `complete` where all of `valid` (B, T) is known to be."""
         tokens = torch.cat([self.tokenizer(name).stem(patches[name]) for name in self.names], dim=1)
-        # Attention gives absent tokens no weight, but no weight times NaN is NaN.
-        tokens = tokens.masked_fill(~valid[..., None], 0.0)
+        if not complete:  # attention gives absent tokens no weight, but no weight times NaN is NaN
+            tokens = tokens.masked_fill(~valid[..., None], 0.0)
         where = self.sensor_embedding[self.sensor] + self.place_embedding(self.place)
-        return TokenBatch(tokens + where.to(tokens.dtype), valid, self.layout)
+        return TokenBatch(tokens + where.to(tokens.dtype), valid, self.layout, complete)
 
-    def encode(self, tokens: TokenBatch) -> list[Tensor]:
-        """Outputs (B, T, D) of every block over all valid tokens; the last is the latents."""
-        return self.encoder(tokens.tokens, tokens.valid, self.time_s[None], self.place[None])
+    def encode(self, tokens: TokenBatch, layers: int = 1) -> list[Tensor]:
+        """Outputs (B, T, D) of the last `layers` blocks over all valid tokens; the last is the latents."""
+        valid = None if tokens.complete else tokens.valid
+        return self.encoder(tokens.tokens, valid, self.time_s[None], self.place[None], layers)
 
-    def encode_sensor(self, tokens: TokenBatch, name: str) -> list[Tensor]:
-        """Outputs (B, T of the sensor, D) of every block over one sensor's tokens alone."""
+    def encode_sensor(self, tokens: TokenBatch, name: str, layers: int = 1) -> list[Tensor]:
+        """Outputs (B, T of the sensor, D) of the last `layers` blocks over one sensor's tokens alone."""
         first = sum(len(self.tokenizer(other)) for other in self.names[: self.names.index(name)])
         own = slice(first, first + len(self.tokenizer(name)))
         where = self.time_s[None, own], self.place[None, own]
-        return self.encoder(tokens.tokens[:, own], tokens.valid[:, own], *where)
+        return self.encoder(tokens.tokens[:, own], None if tokens.complete else tokens.valid[:, own], *where, layers)
 
     def encode_kept(self, tokens: TokenBatch, keep: Tensor) -> tuple[Tensor, Tensor]:
         """Latents (B, K, D) and validity (B, K) of the kept tokens alone; `keep` (B, K) indexes the sequence.
@@ -121,7 +123,8 @@ class MultiSense(nn.Module):
         """
         kept = tokens.tokens.gather(1, keep[..., None].expand(-1, -1, tokens.tokens.shape[-1]))
         valid = tokens.valid.gather(1, keep)
-        return self.encoder(kept, valid, self.time_s[keep], self.place[keep])[-1], valid
+        seen = None if tokens.complete else valid
+        return self.encoder(kept, seen, self.time_s[keep], self.place[keep])[-1], valid
 
     @torch.no_grad()
     def embed(self, given: Batch | SensorLog, sensors: Sequence[str] | None = None) -> Embedding:

@@ -3,7 +3,7 @@
 RUN/config.yaml         the resolved configuration
 RUN/run.json            grids, provenance
 RUN/model.safetensors   the teacher: what `embed` and `ablate` use
-RUN/checkpoint/         what `--resume` needs
+RUN/checkpoints/        what `--resume` needs, by step
 RUN/metrics.jsonl       one line per logged step
 """
 
@@ -17,23 +17,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from omegaconf import OmegaConf
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, SerializeAsAny
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.utils.data import Dataset
 
-from multisense.clips import Grid, collate
+from multisense.clips import Grid
 from multisense.config import Config, ConfigError, parse, read_tree
+from multisense.logs import open_logs
 from multisense.logs.base import LogError, SensorLog
 from multisense.modalities import modality
 from multisense.modalities.base import SensorConfig
 from multisense.model import ModelConfig, MultiSense
 from multisense.objectives.latent import LatentPrediction, ObjectiveConfig
-from multisense.types import Batch
+from multisense.statistics import copy_statistics
 
 
 class DataConfig(Config):
@@ -65,7 +64,17 @@ class TrainConfig(Config):
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     compile: bool = False
     seed: NonNegativeInt = 0
+    checkpoint_activations: bool = False
+    """Forget the activations inside every block and compute them again for the gradient: less memory, a third more time."""
+    skip_sigmas: PositiveFloat = 10.0
+    """A step whose loss or gradient norm lies so many deviations above those of the last 100 steps is skipped."""
+    skip_most: PositiveInt = 20
+    """More skipped steps than this in a row end the run, with its weights as they were before."""
     save_every: PositiveInt = 500
+    keep_last: PositiveInt = 2
+    """Checkpoints that are kept; older ones are deleted."""
+    keep_every: PositiveInt | None = None
+    """Checkpoints of steps that are multiples of this are kept for ever."""
     log_every: PositiveInt = 20
     log_with: list[str] = Field(default_factory=lambda: ["tensorboard"])
     """Trackers of Accelerate beside metrics.jsonl: tensorboard, wandb, trackio."""
@@ -153,7 +162,9 @@ def build_model(config: RunConfig, grids: Mapping[str, Grid], seed: int) -> Mult
 def build_objective(config: RunConfig, grids: Mapping[str, Grid]) -> LatentPrediction:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
-        return LatentPrediction(config.objective, MultiSense(config.model, config.sensors, grids))
+        objective = LatentPrediction(config.objective, MultiSense(config.model, config.sensors, grids))
+    objective.recompute_activations(config.train.checkpoint_activations)
+    return objective
 
 
 def untrained_model(run: Run, seed: int) -> MultiSense:
@@ -161,77 +172,6 @@ def untrained_model(run: Run, seed: int) -> MultiSense:
     model = build_model(run.config, run.grids, seed)
     copy_statistics(run.model, model)
     return model
-
-
-def copy_statistics(source: MultiSense, target: MultiSense) -> None:
-    for name in source.names:
-        target.tokenizer(name).mean.copy_(source.tokenizer(name).mean)
-        target.tokenizer(name).std.copy_(source.tokenizer(name).std)
-
-
-@torch.no_grad()
-def fit_statistics(model: MultiSense, clips: Dataset, count: int = 256, chunk: int = 16) -> None:
-    """Fit each tokenizer's normalisation on the first `count` training clips, over valid samples only.
-
-    Raises LogError for a sensor that is constant, or never finite and present, over all of them.
-    """
-    moments: dict[str, list[torch.Tensor]] = {name: [] for name in model.names}
-    bursts: dict[str, list[torch.Tensor]] = {name: [] for name in model.names}
-    for start in range(0, count, chunk):
-        batch = collate([clips[i] for i in range(start, start + chunk)])
-        for name in model.names:
-            signal = _known_signal(model, name, batch)
-            known = signal.isfinite().double(), signal.nan_to_num(), signal.nan_to_num().square()
-            moments[name].append(torch.stack([part.sum((0, 1)) for part in known]))
-            bursts[name].append(_burst(signal, model.tokenizer(name).std.shape))
-    for name in model.names:
-        n, total, squares = torch.stack(moments[name]).sum(0)
-        if not (n > 0).all():
-            raise LogError(
-                f"sensors.{name}: no valid sample in {count} training clips (all NaN, or never present together with the "
-                f"other sensors); check the sensor or remove it from the configuration"
-            )
-        tokenizer = model.tokenizer(name)
-        mean = _pool_cells(total / n, tokenizer.mean.shape)
-        std = _pool_cells(squares / n - 2 * mean * total / n + mean**2, tokenizer.std.shape).clamp(min=0).sqrt()
-        std = torch.maximum(std, torch.stack(bursts[name]).nanmedian(0).values)
-        axes = (0, 1, 2) if std.shape[2] == 1 else (0, 1)
-        quiet = 1e-6 * mean.abs().amax(axes, keepdim=True).clamp(min=1e-6)
-        if not (std > quiet).any():
-            raise LogError(
-                f"sensors.{name}: constant (every channel stays at {mean.flatten()[0]:.6g}) over {count} training clips; a "
-                f"dead sensor cannot be learnt from: remove it from the configuration"
-            )
-        tokenizer.mean.copy_(mean)
-        tokenizer.std.copy_(torch.where(std > quiet, std, 1.0))
-
-
-def _pool_cells(values: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """Values (H, W, C) averaged down to `shape`, each of whose sides is 1 or as it was."""
-    axes = [axis for axis in (0, 1, 2) if shape[axis] == 1]
-    return values.mean(axes, keepdim=True) if axes else values
-
-
-def _known_signal(model: MultiSense, name: str, batch: Batch) -> torch.Tensor:
-    """A sensor's signal (B, N, H, W, C), NaN where it is not valid."""
-    signal = model.tokenizer(name).signal(batch.values[name]).double()
-    valid = batch.valid[name]
-    steps = torch.arange(signal.shape[1]) * valid.shape[1] // signal.shape[1]
-    return torch.where(valid[:, steps, None, None, None], signal, torch.nan)
-
-
-def _burst(signal: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """A fifth of how far the farthest thousandth of the values of a chunk lie from their mean, per cell of `shape`.
-
-    A skin that is touched now and then has the deviation of its silence; in units of that a touch would be so large that
-    layer norms leave nothing of how large. For a Gaussian signal this is .66 of the deviation and does nothing.
-    """
-    rows = (signal - signal.nanmean((0, 1))).flatten(0, 1)
-    for axis, cells in enumerate(shape, start=1):
-        if cells == 1:
-            rows = rows.movedim(axis, 1).flatten(0, 1).unsqueeze(axis)
-    rows = rows[torch.randint(len(rows), (50_000,), generator=torch.Generator().manual_seed(0))].movedim(0, -1)
-    return rows.abs().nanquantile(0.999, dim=-1) / 5
 
 
 def data_fingerprint(logs: Sequence[SensorLog]) -> str:
@@ -267,23 +207,27 @@ def write_atomically(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
+def holds_run(path: Path) -> bool:
+    return (path / "run.json").exists()
+
+
 def refuse_existing(path: Path) -> None:
-    if (path / "run.json").exists():
+    if holds_run(path):
         raise ConfigError(f"{path}: already holds a run; continue it with --resume, or choose another --out")
 
 
-def create_run(path: Path, config: RunConfig, grids: Mapping[str, Grid], logs: Sequence[SensorLog]) -> None:
+def create_run(path: Path, config: RunConfig, grids: Mapping[str, Grid], origin: Mapping[str, Any]) -> None:
     """Make the folder of a new run; refuse one that holds a run already."""
     refuse_existing(path)
     path.mkdir(parents=True, exist_ok=True)
     write_atomically(path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config.tree())))
-    body = {"grids": {name: asdict(grid) for name, grid in grids.items()}, "provenance": provenance(config, logs)}
+    body = {"grids": {name: asdict(grid) for name, grid in grids.items()}, "provenance": origin}
     write_atomically(path / "run.json", json.dumps(body, indent=1))
 
 
 def read_run(path: Path) -> tuple[RunConfig, dict[str, Grid], dict[str, Any]]:
     """Configuration, grids and provenance of a run folder."""
-    if not (path / "run.json").exists():
+    if not holds_run(path):
         raise ConfigError(
             f"{path}: not a run: it has no run.json; make one with `multisense train CONFIG --out {path}`"
         )
@@ -312,22 +256,30 @@ def open_run(path: Path | str, device: str = "cpu") -> Run:
     path = Path(path)
     config, grids, origin = read_run(path)
     objective = build_objective(config, grids)
-    load_strictly(objective.teacher, path / "model.safetensors")
-    load_strictly(objective.predictor, path / "predictor.safetensors")
+    load_strictly(objective.teacher, path, "model")
+    load_strictly(objective.predictor, path, "predictor")
     objective.student.load_state_dict(objective.teacher.state_dict())
     objective = objective.to(device).eval()
     return Run(path, config, grids, objective.teacher, objective, origin)
 
 
-def load_strictly(module: nn.Module, file: Path) -> None:
-    """Load safetensors into a module; every missing, unexpected or mis-shaped key is named."""
-    try:
-        weights = load_file(file)
-    except FileNotFoundError:
-        raise ConfigError(f"{file}: no weights; the run has not saved a checkpoint yet") from None
-    except SafetensorError as error:
-        raise ConfigError(f"{file}: not readable as safetensors ({error}); it may be cut short") from error
-    own = module.state_dict()
+def read_tensors(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    """Tensors of `<folder>/<name>.safetensors`, in one file or in shards. Raises ConfigError where they cannot be read."""
+    files = sorted([*folder.glob(f"{name}.safetensors"), *folder.glob(f"{name}-*-of-*.safetensors")])
+    if not files:
+        raise ConfigError(f"{folder / name}.safetensors: no weights; the run has not saved a checkpoint yet")
+    tensors = {}
+    for file in files:
+        try:
+            tensors |= load_file(file)
+        except SafetensorError as error:
+            raise ConfigError(f"{file}: not readable as safetensors ({error}); it may be cut short") from error
+    return tensors
+
+
+def load_strictly(module: nn.Module, folder: Path, name: str) -> None:
+    """Load `<folder>/<name>` into a module; every missing, unexpected or mis-shaped key is named."""
+    weights, own = read_tensors(folder, name), module.state_dict()
     wrong = [f"missing {k}" for k in sorted(own.keys() - weights.keys())]
     wrong += [f"unexpected {k}" for k in sorted(weights.keys() - own.keys())]
     wrong += [
@@ -337,36 +289,59 @@ def load_strictly(module: nn.Module, file: Path) -> None:
     ]
     if wrong:
         shown = "; ".join(wrong[:6]) + (f"; and {len(wrong) - 6} more" if len(wrong) > 6 else "")
-        raise ConfigError(f"{file}: these weights are of another model than the run's configuration: {shown}")
+        raise ConfigError(
+            f"{folder / name}.safetensors: these weights are of another model than the run's configuration: {shown}"
+        )
     module.load_state_dict(weights)
 
 
-def save_module(module: nn.Module, file: Path) -> None:
+def save_tensors(tensors: Mapping[str, torch.Tensor], file: Path) -> None:
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    save_file({k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}, temporary)
+    save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
     temporary.replace(file)
 
 
-def to_host(values: Mapping[str, torch.Tensor]) -> dict[str, float]:
-    """Many device scalars in one transfer."""
-    names = list(values)
-    stacked = torch.stack([values[n].detach().float() for n in names]).cpu().numpy() if names else np.zeros(0)
-    return dict(zip(names, stacked.tolist(), strict=True))
+FREE_TO_CHANGE = (
+    "data.workers", "data.in_memory", "train.save_every", "train.keep_last", "train.keep_every", "train.log_every",
+    "train.log_with", "train.checkpoint_activations",
+)  # fmt: skip
+"""What a run may go on with another value of, because the weights do not depend on it."""
 
 
-def resume_differs(path: Path, config: RunConfig, logs: Sequence[SensorLog]) -> None:
-    """Raise ConfigError where a run cannot be continued with this configuration and data, naming the difference."""
+def resume_differs(path: Path, config: RunConfig, logs: Sequence[SensorLog], allow: bool = False) -> list[str]:
+    """How configuration and data differ from those a run was made with, in words.
+
+    Raises ConfigError where they do, unless `allow`.
+    """
     old, _, origin = read_run(path)
     ours, theirs = flat(config.tree()), flat(old.tree())
-    free = ("data.workers", "data.in_memory", "train.save_every", "train.log_every", "train.log_with")
-    differ = [k for k in sorted(ours.keys() | theirs.keys()) if ours.get(k) != theirs.get(k) and not k.startswith(free)]
-    if differ:
-        shown = "; ".join(f"{k} was {theirs.get(k)!r}, is {ours.get(k)!r}" for k in differ[:6])
-        raise ConfigError(f"{path}: cannot resume with another configuration: {shown}")
+    differ = [
+        f"{key} was {theirs.get(key)!r}, is {ours.get(key)!r}"
+        for key in sorted(ours.keys() | theirs.keys())
+        if ours.get(key) != theirs.get(key) and not key.startswith(FREE_TO_CHANGE)
+    ]
     if origin["data"] != data_fingerprint(logs):
+        differ.append(f"the fingerprint of the logs was {origin['data']}, is {data_fingerprint(logs)}")
+    if differ and not allow:
+        shown = "; ".join(differ[:6]) + (f"; and {len(differ) - 6} more" if len(differ) > 6 else "")
         raise ConfigError(
-            f"{path}: cannot resume on other data: the logs' fingerprint was {origin['data']}, is {data_fingerprint(logs)}"
+            f"{path}: cannot go on with another configuration or other data without --allow-changes: {shown}"
         )
+    return differ
+
+
+def training_logs(config: RunConfig) -> list[SensorLog]:
+    """The logs of `data.train` less the held-out ones."""
+    logs = open_logs(config.data.train)
+    unknown = sorted(set(config.data.hold_out) - {log.name for log in logs})
+    if unknown:
+        raise LogError(
+            f"data.hold_out: {unknown} are not logs of {config.data.train}; it has {[log.name for log in logs][:20]}"
+        )
+    kept = [log for log in logs if log.name not in config.data.hold_out]
+    if not kept:
+        raise LogError(f"data.hold_out: leaves none of the {len(logs)} logs of {config.data.train} to train on")
+    return kept
 
 
 def flat(tree: Any, at: str = "") -> dict[str, Any]:

@@ -122,6 +122,8 @@ class Batch:
     valid: Mapping[str, torch.Tensor]
     logs: tuple[str, ...] = ()
     starts_s: tuple[float, ...] = ()
+    complete: bool = False
+    """Whether everything is known to be valid, so that attention needs no mask. Whoever changes `valid` sets it anew."""
 
     def __post_init__(self) -> None:
         _check_masks(self, "batch")
@@ -140,7 +142,8 @@ class Batch:
         unknown = sorted(set(sensors) - set(self.valid))
         if unknown:
             raise ValueError(f"no sensor {unknown} here; there are {sorted(self.valid)}")
-        return replace(self, valid={k: v if k in sensors else torch.zeros_like(v) for k, v in self.valid.items()})
+        valid = {k: v if k in sensors else torch.zeros_like(v) for k, v in self.valid.items()}
+        return replace(self, valid=valid, complete=False)
 
     __repr__ = _shapes
 
@@ -184,6 +187,8 @@ class TokenBatch:
     tokens: torch.Tensor
     valid: torch.Tensor
     layout: TokenLayout
+    complete: bool = False
+    """Whether every token is known to be valid, so that attention needs no mask."""
 
     def __post_init__(self) -> None:
         b, t, _ = self.tokens.shape

@@ -9,10 +9,21 @@ import torch
 from conftest import ArrayLog, body_log, body_tree
 from torch.utils.data import DataLoader
 
-from multisense.clips import Grid, InMemory, Resample, TrainingClips, Windows, collate, read_clip, span, window_starts
+from multisense.clips import (
+    Grid,
+    InMemory,
+    Resample,
+    Rolling,
+    TrainingClips,
+    Windows,
+    collate,
+    read_clip,
+    span,
+    window_starts,
+)
 from multisense.logs.base import LogError
 from multisense.run import RunConfig, make_grids, parse_config
-from multisense.types import Batch
+from multisense.types import Batch, Stream
 
 BOOT = 1.7e9
 """Seconds of a clock that counts from 1970: float32 has a step of 128 s here."""
@@ -282,6 +293,31 @@ def test_a_log_in_memory_holds_frames_at_the_size_of_the_grid():
     assert kept.sensors["eye"].shape == (16, 16, 3)
     ours, theirs = (read_clip(some, 0.5, grids, 1.0).values["eye"] for some in (kept, log))
     assert torch.equal(ours, theirs)
+
+
+def test_overlapping_windows_read_every_sample_once(body_config: RunConfig, monkeypatch: pytest.MonkeyPatch):
+    tree = body_tree()
+    tree["sensors"]["eye"] |= {"size": [16, 16]}
+    tree["sensors"]["pad"] |= {"rate_hz": 50}
+    log = body_log(0)
+    grids = make_grids(parse_config(tree), [log])
+    rolling, asked = Rolling(log, grids), []
+    read = ArrayLog.read
+
+    def counted(self: ArrayLog, sensor: str, start_s: float, stop_s: float) -> Stream:
+        stream = read(self, sensor, start_s, stop_s)
+        asked.extend((sensor, t) for t in stream.times_s)
+        return stream
+
+    starts = [0.0, 0.25, 0.5, 0.97, 1.0, 2.0, 0.5, 1.5]  # on, by pieces and by a whole; back; on again
+    expected = [read_clip(log, start, grids, 1.0) for start in starts]
+    monkeypatch.setattr(ArrayLog, "read", counted)
+    for start, clip in zip(starts, expected, strict=True):
+        if start == 0.5 and asked[-1:] and asked[-1][1] > 2:
+            assert len(asked) == len(set(asked)), "no sample is read twice while the windows go on"
+        ours = read_clip(rolling, start, grids, 1.0)
+        assert all(torch.equal(ours.values[n], clip.values[n]) for n in grids)
+        assert all(torch.equal(ours.valid[n], clip.valid[n]) for n in grids)
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.4, 0.6, 0.9])

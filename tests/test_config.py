@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from multisense.config import ConfigError, parse, read_tree, suggest
 from multisense.model import ModelConfig
-from multisense.run import RunConfig, create_run, load_config, make_grids, parse_config, read_run
+from multisense.run import RunConfig, create_run, load_config, make_grids, parse_config, provenance, read_run
 
 YAML = """
 data: {train: logs}
@@ -125,7 +125,7 @@ def test_a_configuration_survives_its_run_folder(tmp_path: Path):
     tree["sensors"]["eye"]["size"] = [16, 16]
     config, logs = parse_config(tree), [body_log(0)]
     grids = make_grids(config, logs)
-    create_run(tmp_path / "run", config, grids, logs)
+    create_run(tmp_path / "run", config, grids, provenance(config, logs))
     again, grids_again, _ = read_run(tmp_path / "run")
     assert again == config
     assert {name: type(sensor) for name, sensor in again.sensors.items()} == {

@@ -7,7 +7,7 @@ import pytest
 from multisense.demo import demo, demo_config
 from multisense.evaluate.table import subsets
 from multisense.run import load_config
-from multisense.train import StopSignal
+from multisense.train.stop import StopSignal
 
 TINY = (
     "train.steps=2",
@@ -23,7 +23,7 @@ TINY = (
 @pytest.mark.slow
 def test_the_demo_writes_a_report_and_results(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(StopSignal, "agreed", lambda self, accelerator: True)
+        patch.setattr(StopSignal, "agreed", lambda self: True)
         with pytest.raises(InterruptedError, match="stopped at step 1 of 2; the same command"):
             demo(tmp_path, train_episodes=8, test_episodes=4, overrides=TINY)
     assert not (tmp_path / "report.html").exists()

@@ -1,6 +1,7 @@
 """Embeddings on disk: what is written, what an interrupted or changed run leaves, what is refused."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,10 +14,14 @@ import torch
 from conftest import body_log, body_tree
 
 from multisense.clips import Windows, collate
-from multisense.embed import embed_logs, embed_subsets, read_settings, weights_fingerprint
+from multisense.embed import ahead, embed_logs, embed_subsets, read_settings, weights_fingerprint
 from multisense.evaluate.table import subsets
+from multisense.logs import Recording, write_log
 from multisense.logs.base import LogError
 from multisense.run import Run, build_objective, make_grids, parse_config
+from multisense.train import train
+
+CPU2 = Path(__file__).parent.parent / "configs/accelerate/cpu2.yaml"
 
 
 def make_run() -> Run:
@@ -77,8 +82,9 @@ def test_a_sensor_left_out_cannot_reach_the_embedding(run, body_logs, tmp_path):
 
 def test_subsets_at_once_are_the_embeddings_of_each_subset(run, body_logs):
     windows = Windows(body_logs[:3], run.grids, 1.0, 1.0)
-    batch = collate([windows[i] for i in range(6)])
-    batch.valid["eye"][2] = False
+    clips = [windows[i] for i in range(6)]
+    clips[2].valid["eye"][:] = False
+    batch = collate(clips)
     found = embed_subsets(run.model, batch, subsets(run.model.names))
     assert len(found) == 15
     for subset, fused in found.items():
@@ -213,3 +219,40 @@ def test_a_killed_process_leaves_only_whole_logs(run, body_logs, tmp_path):
     assert died.returncode == -9, died.stderr.decode()
     assert not out.exists()
     assert embed_logs(run, body_logs[:3], out).windows == {"body-000": 5, "body-001": 5, "body-002": 5}
+
+
+def test_what_is_made_ahead_comes_in_order_and_its_errors_too():
+    assert list(ahead(iter(range(5)))) == list(range(5))
+
+    def spoilt():
+        yield 1
+        raise LogError("cut short")
+
+    items = ahead(spoilt())
+    assert next(items) == 1
+    with pytest.raises(LogError, match="cut short"):
+        next(items)
+
+
+@pytest.mark.slow
+def test_processes_together_write_what_one_writes(body_logs, tmp_path):
+    """Launched as Accelerate launches them; the gathered file is that of one process, byte for byte but for its order of
+    writing."""
+    for log in body_logs[:3]:
+        recordings = {n: Recording(m, rate, data, times) for n, (m, rate, times, data) in log.streams.items()}
+        write_log(tmp_path / "logs" / f"{log.name}.h5", recordings)
+    tree = body_tree(steps=1)
+    tree["data"]["train"] = str(tmp_path / "logs")
+    train(parse_config(tree), tmp_path / "run")
+    program = ["-m", "multisense", "embed", str(tmp_path / "run"), str(tmp_path / "logs"), "--out"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    launch = ["-m", "accelerate.commands.launch", "--config_file", str(CPU2)]
+    for name, before in (("one.h5", []), ("two.h5", launch)):
+        command = [sys.executable, *before, *program, str(tmp_path / name)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert "15 windows of 3 logs" in done.stdout
+    one, two = read(tmp_path / "one.h5"), read(tmp_path / "two.h5")
+    assert one.keys() == two.keys()
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+    assert not (tmp_path / "two.h5.parts").exists()

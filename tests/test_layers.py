@@ -116,8 +116,8 @@ def test_no_valid_token_stays_finite(transformer: Transformer, tokens: tuple):
     assert torch.isfinite(transformer(x, torch.zeros(2, 9, dtype=torch.bool), time, place)[-1]).all()
 
 
-def test_every_block_is_returned_and_the_last_is_normed(transformer: Transformer, tokens: tuple):
-    outputs = transformer(*tokens)
+def test_blocks_are_returned_and_the_last_is_normed(transformer: Transformer, tokens: tuple):
+    outputs = transformer(*tokens, layers=2)
     assert [tuple(o.shape) for o in outputs] == [(2, 9, 32)] * 2
     torch.testing.assert_close(outputs[-1].std(-1, correction=0), torch.ones(2, 9), atol=1e-3, rtol=0)
 
@@ -146,3 +146,26 @@ def test_effective_rank_of_k_equal_directions_is_k(k: int):
 def test_effective_rank_of_two_to_one():
     # exp of the entropy of (2/3, 1/3) is 3 / 2^(2/3).
     assert effective_rank(spectrum([2.0, 1.0])).item() == pytest.approx(3 / 2 ** (2 / 3), rel=1e-3)
+
+
+def test_positions_are_exact_in_half_precision():
+    """An angle of many turns has no fraction left in bf16."""
+    rotary = Rotary(32)
+    time, place = torch.linspace(0, 4, 50)[None], torch.rand(1, 50, 2, generator=torch.Generator().manual_seed(0))
+    exact = rotary.table(time, place)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = rotary.table(time, place)
+        turned = rotate(torch.ones(1, 1, 50, 32, dtype=torch.bfloat16), half)
+    assert all(torch.equal(a, b) for a, b in zip(exact, half, strict=True))
+    assert turned.dtype == torch.bfloat16
+
+
+def test_only_the_last_outputs_are_kept():
+    torch.manual_seed(0)
+    transformer = Transformer(16, 3, 2)
+    x, time, place = torch.randn(2, 5, 16), torch.rand(1, 5), torch.rand(1, 5, 2)
+    every = transformer(x, None, time, place, 3)
+    for layers in (1, 2):
+        last = transformer(x, None, time, place, layers)
+        assert len(last) == layers
+        assert all(torch.equal(a, b) for a, b in zip(last, every[-layers:], strict=True))

@@ -12,7 +12,7 @@ import torch
 from conftest import ArrayLog, body_log, body_tree
 from safetensors.torch import load_file, save_file
 
-from multisense.checkpoint import load_checkpoint
+from multisense.checkpoint import load_weights
 from multisense.clips import TrainingClips, read_clip
 from multisense.config import ConfigError
 from multisense.logs.base import LogError
@@ -24,18 +24,18 @@ from multisense.run import (
     code_fingerprint,
     create_run,
     data_fingerprint,
-    fit_statistics,
     flat,
     make_grids,
     open_run,
     parse_config,
     provenance,
     resume_differs,
-    save_module,
+    save_tensors,
     untrained_model,
     write_atomically,
 )
-from multisense.train import make_optimizer
+from multisense.statistics import fit_statistics
+from multisense.train.guard import make_guard
 
 
 @pytest.fixture
@@ -43,13 +43,13 @@ def run(tmp_path: Path, body_config: RunConfig, body_logs: list[ArrayLog]) -> Pa
     """A run folder with the weights of a model that was never trained, but has statistics."""
     path = tmp_path / "run"
     grids = make_grids(body_config, body_logs)
-    create_run(path, body_config, grids, body_logs)
+    create_run(path, body_config, grids, provenance(body_config, body_logs))
     objective = build_objective(body_config, grids)
     with torch.no_grad():
         objective.teacher.tokenizer("arm").mean.fill_(0.25)
         objective.teacher.sensor_embedding.add_(1)
-    save_module(objective.teacher, path / "model.safetensors")
-    save_module(objective.predictor, path / "predictor.safetensors")
+    save_tensors(objective.teacher.state_dict(), path / "model.safetensors")
+    save_tensors(objective.predictor.state_dict(), path / "predictor.safetensors")
     return path
 
 
@@ -119,7 +119,7 @@ def test_what_is_no_run_is_told(tmp_path: Path):
 
 def test_a_folder_that_holds_a_run_is_refused(run: Path, body_config: RunConfig, body_logs: list[ArrayLog]):
     with pytest.raises(ConfigError, match="already holds a run; continue it with --resume, or choose another --out"):
-        create_run(run, body_config, make_grids(body_config, body_logs), body_logs)
+        create_run(run, body_config, make_grids(body_config, body_logs), provenance(body_config, body_logs))
 
 
 def test_provenance_says_config_code_seed_and_data(run: Path, body_logs: list[ArrayLog]):
@@ -153,22 +153,24 @@ def test_the_code_fingerprint_follows_the_code(tmp_path: Path, monkeypatch: pyte
 
 
 def test_resuming_names_what_differs(run: Path, body_config: RunConfig, body_logs: list[ArrayLog]):
-    resume_differs(run, body_config, body_logs)
-    resume_differs(run, parse_config(body_tree(save_every=7, log_every=3)), body_logs)
-    with pytest.raises(ConfigError, match=r"cannot resume with another configuration: train.steps was 4, is 9"):
-        resume_differs(run, parse_config(body_tree(steps=9)), body_logs)
+    assert resume_differs(run, body_config, body_logs) == []
+    assert resume_differs(run, parse_config(body_tree(save_every=7, log_every=3)), body_logs) == []
+    longer = parse_config(body_tree(steps=9))
+    with pytest.raises(ConfigError, match=r"cannot go on with .* without --allow-changes: train.steps was 4, is 9"):
+        resume_differs(run, longer, body_logs)
+    assert resume_differs(run, longer, body_logs, allow=True) == ["train.steps was 4, is 9"]
     tree = body_tree()
     tree["sensors"]["arm"]["patch_s"] = 0.1
     with pytest.raises(ConfigError, match=r"sensors.arm.patch_s was 0.2, is 0.1"):
         resume_differs(run, parse_config(tree), body_logs)
-    with pytest.raises(ConfigError, match=r"cannot resume on other data: the logs' fingerprint was .*, is "):
+    with pytest.raises(ConfigError, match=r"the fingerprint of the logs was .*, is "):
         resume_differs(run, body_config, body_logs[1:])
 
 
 def test_nothing_to_resume_from_is_told(run: Path, body_config: RunConfig, body_logs: list[ArrayLog]):
     objective = build_objective(body_config, make_grids(body_config, body_logs))
     with pytest.raises(ConfigError, match=r"no checkpoint to resume from; it saves one every train.save_every steps"):
-        load_checkpoint(run, objective, make_optimizer(objective, body_config.train))
+        load_weights(run, objective, make_guard(body_config.train))
 
 
 def test_statistics_are_those_of_the_data(body_config: RunConfig, body_logs: list[ArrayLog]):

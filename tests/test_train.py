@@ -18,14 +18,18 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from conftest import ArrayLog, body_log, body_tree
 from safetensors.torch import load_file
 
+from multisense.checkpoint import checkpoints, saved_step
 from multisense.cli import app
 from multisense.clips import TrainingClips
 from multisense.config import ConfigError
 from multisense.logs import Recording, write_log
 from multisense.logs.base import LogError
 from multisense.masking import draw_masks
-from multisense.run import RunConfig, TrainConfig, fit_statistics, load_config, make_grids, open_run, parse_config
-from multisense.train import StepSampler, learning_rate, make_loader, train
+from multisense.run import RunConfig, TrainConfig, load_config, make_grids, open_run, parse_config
+from multisense.statistics import fit_statistics
+from multisense.train import train
+from multisense.train.data import StepSampler, make_loader
+from multisense.train.optimizer import learning_rate
 
 METRICS_OF_THE_CLOCK = {"clips_per_second"}
 
@@ -45,8 +49,8 @@ def fresh_accelerate() -> Iterator[None]:
 @pytest.fixture
 def in_memory(monkeypatch: pytest.MonkeyPatch, body_logs: list[ArrayLog]) -> list[ArrayLog]:
     """Training reads these logs instead of files, and takes statistics from few clips."""
-    monkeypatch.setattr("multisense.train.open_logs", lambda path: body_logs)
-    monkeypatch.setattr("multisense.train.fit_statistics", partial(fit_statistics, count=16))
+    monkeypatch.setattr("multisense.run.open_logs", lambda path: body_logs)
+    monkeypatch.setattr("multisense.train.loop.fit_statistics", partial(fit_statistics, count=16))
     return body_logs
 
 
@@ -67,8 +71,8 @@ def timeless(out: Path) -> list[dict[str, float]]:
 def weights(out: Path) -> dict[str, torch.Tensor]:
     """Everything a run ends with: student, teacher, predictor, optimizer."""
     found = {}
-    for file in ("objective", "optimizer"):
-        found |= {f"{file}/{k}": v for k, v in load_file(out / "checkpoint" / f"{file}.safetensors").items()}
+    for file in ("objective", "optimizer", "guard"):
+        found |= {f"{file}/{k}": v for k, v in load_file(checkpoints(out)[-1] / f"{file}.safetensors").items()}
     return found
 
 
@@ -128,9 +132,9 @@ def test_a_run_leaves_what_is_needed_to_use_and_to_resume_it(tmp_path: Path, in_
     eye, ear, pad, arm = 10 * 32 * 32 * 3, 8000 * 4, 100 * 48 * 4, 100 * 3 * 4
     assert last["bytes_seen"] == 16 * (eye + ear + pad + arm)
     assert not [f for f in out.iterdir() if f.name.startswith(".")]
-    assert json.loads((out / "checkpoint/state.json").read_text())["step"] == 4
+    assert saved_step(out) == 4
     run = open_run(out)
-    saved = load_file(out / "checkpoint/objective.safetensors")
+    saved = load_file(checkpoints(out)[-1] / "objective.safetensors")
     assert all(torch.equal(v, saved[f"teacher.{k}"]) for k, v in run.model.state_dict().items())
     assert not torch.equal(saved["teacher.sensor_embedding"], saved["student.sensor_embedding"])
 
@@ -145,7 +149,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
         return draw_masks(*arguments)
 
-    monkeypatch.setattr("multisense.train.draw_masks", draw)
+    monkeypatch.setattr("multisense.train.loop.draw_masks", draw)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -318,7 +322,7 @@ def test_a_terminated_process_saves_says_so_and_goes_on(tmp_path: Path, monkeypa
     process.send_signal(signal.SIGTERM)
     said, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors[-3000:]
-    step = json.loads((out / "checkpoint/state.json").read_text())["step"]
+    step = saved_step(out)
     assert 1 <= step < 1000
     assert f"stopped at step {step} by SIGTERM; go on with --resume" in said
 
@@ -326,4 +330,4 @@ def test_a_terminated_process_saves_says_so_and_goes_on(tmp_path: Path, monkeypa
     stop_at(monkeypatch, step + 2)
     app([*program[3:], "--resume"], standalone_mode=False)
     assert [line["step"] for line in metrics(out)] == list(range(1, step + 3))
-    assert json.loads((out / "checkpoint/state.json").read_text())["step"] == step + 2
+    assert saved_step(out) == step + 2

@@ -31,8 +31,7 @@ from multisense.evaluate.windows import SignalLabels, label_names, targets
 from multisense.logs.base import SensorLog
 from multisense.logs.open import open_logs
 from multisense.modalities import touch
-from multisense.run import Run, check_logs, open_run, untrained_model
-from multisense.train import training_logs
+from multisense.run import Run, check_logs, open_run, training_logs, untrained_model
 
 Features = dict[str, np.ndarray]
 """{"fused:camera+mic" | "untrained:..." | "raw:camera": (N, F)} of the same N windows"""

@@ -60,7 +60,11 @@ class _RidgePath:
     def __init__(self, x: np.ndarray, y: np.ndarray) -> None:
         self.mean_x, self.mean_y = x.mean(axis=0), y.mean(axis=0)
         centred = x - self.mean_x
-        self.values, self.vectors = np.linalg.eigh(centred.T @ centred / len(x))
+        if len(x) < x.shape[1]:  # fewer windows than features: what no window spans gets no weight
+            _, singular, directions = np.linalg.svd(centred, full_matrices=False)
+            self.values, self.vectors = singular**2 / len(x), directions.T
+        else:
+            self.values, self.vectors = np.linalg.eigh(centred.T @ centred / len(x))
         self.projected = self.vectors.T @ (centred.T @ (y - self.mean_y) / len(x))
 
     def predict(self, strength: float, x: np.ndarray) -> np.ndarray:

@@ -90,7 +90,7 @@ def _across(objective: Predicts, batch: Batch, names: Sequence[str]) -> Sides:
     found: Sides = {}
     for a, b in permutations(names, 2):
         predicted, target, valid = objective.predict_sensor(batch, [a], b)
-        found[a, b] = _flat(predicted, valid), _flat(target, valid)
+        found[a, b] = flat(predicted, valid), flat(target, valid)
     return found
 
 
@@ -98,7 +98,8 @@ def _joined(parts: list[Sides], pair: tuple[str, str], side: int) -> np.ndarray:
     return np.concatenate([part[pair][side] for part in parts])
 
 
-def _flat(tokens: Tensor, valid: Tensor) -> np.ndarray:
+def flat(tokens: Tensor, valid: Tensor) -> np.ndarray:
+    """Tokens (B, M, D) as rows (B, M * D), NaN where `valid` (B, M) says there is nothing."""
     return torch.where(valid[..., None], tokens.float(), torch.nan).flatten(1).cpu().numpy()
 
 

@@ -9,8 +9,10 @@ import torch
 
 def resize_frames(frames: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
     """Frames (N, H, W, C) at `size` (height, width), anti-aliased; as they are where size is None."""
-    if size is None or frames.shape[1:3] == tuple(size) or not len(frames):
+    if size is None or frames.shape[1:3] == tuple(size):
         return np.array(frames)
+    if not len(frames):
+        return np.empty((0, *size, *frames.shape[3:]), frames.dtype)
     images = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
     small = torch.nn.functional.interpolate(images.float(), size, mode="bilinear", antialias=True)
     return small.round().clamp(0, 255).to(images.dtype).permute(0, 2, 3, 1).contiguous().numpy()

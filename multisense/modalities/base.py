@@ -8,6 +8,7 @@ import math
 from typing import ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange, repeat
 from pydantic import PositiveFloat
 from torch import Tensor, nn
@@ -137,8 +138,13 @@ class PatchTokenizer(nn.Module):
         self.register_buffer("mean", torch.zeros(*mean_cells, c))
         self.register_buffer("std", torch.ones(*std_cells, 1 if one_unit else c))
 
+        steps = torch.arange(self.lattice[0] + 1) * self.token_seconds() * grid.rate_hz
+        self.register_buffer("edges", steps.round().long().clamp(max=grid.count), persistent=False)
+
     mean: Tensor
     std: Tensor
+    edges: Tensor
+    """(N + 1,) first samples of the tokens' steps, and the end of the last."""
 
     def signal(self, values: Tensor) -> Tensor:
         """Values as recorded -> float signal (B, N', H, W, C) before normalisation."""
@@ -172,12 +178,9 @@ class PatchTokenizer(nn.Module):
 
     def token_valid(self, valid: Tensor) -> Tensor:
         """Validity (B, N) of samples -> (B, T) of tokens: a token holds real data only."""
-        n, h, w = self.lattice
-        edges = (
-            (torch.arange(n + 1) * self.token_seconds() * self.grid.rate_hz).round().long().clamp(max=self.grid.count)
-        )
-        spans = [valid[:, a:b].all(1) for a, b in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)]
-        return repeat(torch.stack(spans, 1), "b n -> b (n h w)", h=h, w=w)
+        _, h, w = self.lattice
+        missing = F.pad((~valid).cumsum(1), (1, 0))[:, self.edges]
+        return repeat(missing[:, 1:] == missing[:, :-1], "b n -> b (n h w)", h=h, w=w)
 
 
 def samples(seconds: float, rate_hz: float) -> int:

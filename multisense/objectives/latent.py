@@ -107,12 +107,13 @@ class TargetScale(nn.Module):
         weight = valid[..., None].to(targets.dtype).expand_as(targets)
         self.fresh += torch.stack([weight.sum(0), (targets * weight).sum(0), (targets**2 * weight).sum(0)])
 
-    def update(self) -> None:
-        """Take in what was observed since the last update, on every process."""
+    def update(self, skip: Tensor | None = None) -> None:
+        """Take in what was observed since the last update, on every process; forget it where `skip` () is not 0."""
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(self.fresh)
         # What is absent for a while is not forgotten: the moments would fade to nothing.
-        self.moments.copy_(torch.where(self.fresh[0] > 0, self.moments * self.DECAY, self.moments) + self.fresh)
+        taken = torch.where(self.fresh[0] > 0, self.moments * self.DECAY, self.moments) + self.fresh
+        self.moments.copy_(taken if skip is None else torch.where(skip > 0, self.moments, taken))
         self.fresh.zero_()
 
 
@@ -136,12 +137,13 @@ class Predictor(nn.Module):
         for layer in (self.inward, self.outward, *self.signals):
             layer.apply(init_linear)
 
-    def forward(self, model: MultiSense, latents: Tensor, valid: Tensor, mask: Mask) -> Tensor:
-        """latents (B, K, D), valid (B, K) -> hidden (B, M, P); `outward` and `signals` read predictions from it."""
+    def forward(self, model: MultiSense, latents: Tensor, valid: Tensor | None, mask: Mask) -> Tensor:
+        """latents (B, K, D), valid (B, K) or None where all are -> hidden (B, M, P), from which `outward` and `signals`
+        read predictions."""
         k = mask.keep.shape[1]
         queries = self.query[model.sensor[mask.target]] + self.place(model.place[mask.target])
         tokens = torch.cat([self.inward(latents), queries], dim=1)
-        there = torch.cat([valid, torch.ones_like(mask.target, dtype=torch.bool)], dim=1)
+        there = None if valid is None else torch.cat([valid, torch.ones_like(mask.target, dtype=torch.bool)], dim=1)
         where = torch.cat([mask.keep, mask.target], dim=1)
         outputs = self.transformer(tokens, there, model.time_s[where], model.place[where])
         return outputs[-1][:, k:]
@@ -164,12 +166,12 @@ class LatentPrediction(nn.Module):
 
     def forward(self, batch: Batch, masks: Sequence[Mask]) -> Losses:
         patches, there = self.student.patches(batch), self.student.token_valid(batch)
-        latents = self._teacher_latents(self.teacher.stem(patches, there))
+        latents = self.teacher_latents(self.teacher.stem(patches, there, batch.complete))
         if self.training:
             self.predictor.scale.observe(latents, there)
         targets = self.predictor.scale(latents)
         errors_of_mean = self._errors_of_mean(targets, there)
-        tokens = self.student.stem(patches, there)
+        tokens = self.student.stem(patches, there, batch.complete)
         directions: list[Direction] = []
         signal: list[Tensor] = []
         contrast: list[Tensor] = []
@@ -178,7 +180,7 @@ class LatentPrediction(nn.Module):
             if not mask.columns:  # sensors of a single token each, of which nothing is hidden
                 continue
             context, valid = self.student.encode_kept(tokens, mask.keep)
-            hidden = self.predictor(self.student, context, valid, mask)
+            hidden = self.predictor(self.student, context, None if batch.complete else valid, mask)
             prediction = self.predictor.outward(hidden)
             asked = there.gather(1, mask.target) & valid.any(1)[:, None]
             errors = (prediction.float() - take(targets, mask.target)).abs().mean(-1)
@@ -203,23 +205,25 @@ class LatentPrediction(nn.Module):
     def targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """What there is to predict (B, T, D), standardised, and its validity (B, T)."""
         tokens = self.teacher.tokenize(batch)
-        return self.predictor.scale(self._teacher_latents(tokens)), tokens.valid
+        return self.predictor.scale(self.teacher_latents(tokens)), tokens.valid
 
     @torch.no_grad()
-    def _teacher_latents(self, tokens: TokenBatch) -> Tensor:
+    def teacher_latents(self, tokens: TokenBatch) -> Tensor:
         """Two views of each token, side by side (B, T, 2 D): among all senses, and among its own sensor's tokens alone.
 
         Each is the mean of the top blocks' layer-normed outputs. The first teaches fusion; but a teacher that sees all
         senses writes the arm into the camera's tokens, and predicting the arm would then do. The second is a sensor's
         own content, and what `predict_sensor` predicts.
         """
-        alone = [self.teacher.encode_sensor(tokens, name) for name in self.student.names]
-        views = [self.teacher.encode(tokens), [torch.cat(parts, dim=1) for parts in zip(*alone, strict=True)]]
-        return torch.cat([self._top(layers) for layers in views], dim=-1)
+        top = self.config.target_layers
+        joint = self._mean(self.teacher.encode(tokens, top))
+        if len(self.student.names) == 1:
+            return torch.cat([joint, joint], dim=-1)
+        alone = [self._mean(self.teacher.encode_sensor(tokens, name, top)) for name in self.student.names]
+        return torch.cat([joint, torch.cat(alone, dim=1)], dim=-1)
 
-    def _top(self, layers: list[Tensor]) -> Tensor:
-        top = layers[-self.config.target_layers :]
-        return torch.stack([F.layer_norm(x.float(), x.shape[-1:]) for x in top]).mean(0)
+    def _mean(self, layers: list[Tensor]) -> Tensor:
+        return torch.stack([F.layer_norm(x.float(), x.shape[-1:]) for x in layers]).mean(0)
 
     @torch.no_grad()
     def _errors_of_mean(self, targets: Tensor, valid: Tensor) -> Tensor:
@@ -281,12 +285,18 @@ class LatentPrediction(nn.Module):
         return torch.stack(losses).mean() + 0.0 * untouched
 
     @torch.no_grad()
-    def update_teacher(self, steps: int) -> None:
-        """Move the teacher towards the student, with a time constant of `ema_share` of the run's `steps`."""
+    def update_teacher(self, steps: int, skip: Tensor | None = None) -> None:
+        """Move the teacher towards the student, with a time constant of `ema_share` of the run's `steps`.
+
+        `skip` () is not 0 where the optimizer's step was not taken: its targets are then not taken in either.
+        """
         rate = 1.0 / max(self.config.ema_share * steps, 1.0)
-        for theirs, ours in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
-            theirs.lerp_(ours, rate)
-        self.predictor.scale.update()
+        torch._foreach_lerp_(list(self.teacher.parameters()), list(self.student.parameters()), rate)
+        self.predictor.scale.update(skip)
+
+    def recompute_activations(self, wanted: bool) -> None:
+        """Whether the trained blocks compute their activations again for the gradient, instead of keeping them."""
+        self.student.encoder.recompute = self.predictor.transformer.recompute = wanted
 
     @torch.no_grad()
     def predict_sensor(self, batch: Batch, context: Sequence[str], target: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -295,6 +305,11 @@ class LatentPrediction(nn.Module):
         Returns prediction (B, M, D), target (B, M, D), valid (B, M). As in training the teacher sees the target sensor
         alone: what is to be found is that sensor's own content, not what it borrowed from the context.
         """
+        return self.predict_tokens(self.teacher.tokenize(batch), context, target)
+
+    @torch.no_grad()
+    def predict_tokens(self, tokens: TokenBatch, context: Sequence[str], target: str) -> tuple[Tensor, Tensor, Tensor]:
+        """`predict_sensor` for a batch that the teacher has tokenized: many directions then share its tokens."""
         names = self.student.names
         unknown = sorted({*context, target} - set(names))
         if unknown or target in context or not context:
@@ -302,13 +317,13 @@ class LatentPrediction(nn.Module):
         sensor = self.student.sensor
         keep = torch.cat([(sensor == names.index(c)).nonzero()[:, 0] for c in context])
         wanted = (sensor == names.index(target)).nonzero()[:, 0]
-        b = len(batch)
+        b = len(tokens.tokens)
         seen = tuple(names.index(c) for c in context)
         mask = Mask("cross", seen, keep.expand(b, -1), wanted.expand(b, -1), {names.index(target): slice(None)})
-        tokens = self.teacher.tokenize(batch)
         latents, valid = self.teacher.encode_kept(tokens, mask.keep)
-        prediction = self.predictor.outward(self.predictor(self.teacher, latents, valid, mask))
-        alone = self._top(self.teacher.encode_sensor(tokens, target))
+        known = None if tokens.complete else valid
+        prediction = self.predictor.outward(self.predictor(self.teacher, latents, known, mask))
+        alone = self._mean(self.teacher.encode_sensor(tokens, target, self.config.target_layers))
         truth = self.predictor.scale.standardise(alone, wanted, slice(alone.shape[-1], None))
         return own(prediction), truth, tokens.valid[:, wanted] & valid.any(1)[:, None]
 

@@ -1,0 +1,71 @@
+"""Which clips a step holds, and loading them: the same clips however a step is cut over micro-batches and processes."""
+
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from accelerate import Accelerator
+from rich.console import Console
+from rich.progress import track
+from torch.utils.data import DataLoader, Sampler
+
+from multisense.clips import Grid, InMemory, TrainingClips, collate
+from multisense.logs.base import SensorLog
+from multisense.run import RunConfig, TrainConfig
+
+console = Console(stderr=True)
+
+
+def open_clips(
+    config: RunConfig, grids: Mapping[str, Grid], logs: Sequence[SensorLog], accelerator: Accelerator
+) -> TrainingClips:
+    """The training clips; says how many logs are too short to give any."""
+    if config.data.in_memory:
+        shown = track(logs, "reading", console=console, transient=True, disable=not accelerator.is_main_process)
+        logs = [InMemory(log, grids) for log in shown]
+    length = config.train.steps * config.train.batch_size
+    clips = TrainingClips(logs, grids, config.data.clip_seconds, config.train.seed, length)
+    short = sorted({log.name for log in logs} - {log.name for log in clips.logs})
+    if short and accelerator.is_main_process:
+        console.print(f"{len(short)} of {len(logs)} logs are shorter than a clip and not trained on: {short[:5]}")
+    return clips
+
+
+class StepSampler(Sampler[list[int]]):
+    """The clips of every step from `first` on, cut over micro-batches and processes."""
+
+    def __init__(self, settings: TrainConfig, first: int, process: int, processes: int):
+        self.settings, self.first, self.process, self.processes = settings, first, process, processes
+        self.share = settings.batch_size // (settings.accumulate * processes)
+
+    def items(self, step: int, part: int) -> range:
+        """Numbers in the whole run of the clips of one micro-batch of this process."""
+        start = step * self.settings.batch_size + (part * self.processes + self.process) * self.share
+        return range(start, start + self.share)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.first, self.settings.steps):
+            for part in range(self.settings.accumulate):
+                yield list(self.items(step, part))
+
+    def __len__(self) -> int:
+        return (self.settings.steps - self.first) * self.settings.accumulate
+
+
+def make_loader(clips: TrainingClips, sampler: StepSampler, config: RunConfig) -> DataLoader:
+    workers = config.data.workers
+    return DataLoader(
+        clips,
+        batch_sampler=sampler,
+        collate_fn=collate,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_leave_stopping_to_training,
+    )
+
+
+def _leave_stopping_to_training(worker: int) -> None:
+    """Ctrl-C and a scheduler's signals reach every process; the training process alone decides when to stop."""
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
