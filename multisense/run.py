@@ -28,7 +28,6 @@ from multisense.clips import Grid
 from multisense.config import Config, ConfigError, parse, read_tree
 from multisense.logs import open_logs
 from multisense.logs.base import LogError, SensorLog
-from multisense.logs.files import keep_digests
 from multisense.modalities import modality
 from multisense.modalities.base import SensorConfig
 from multisense.model import ModelConfig, MultiSense
@@ -180,10 +179,7 @@ def untrained_model(run: Run, seed: int) -> MultiSense:
 
 
 def data_fingerprint(logs: Sequence[SensorLog]) -> str:
-    """A short hash of the logs' fingerprints. Files that are unchanged since another process asked are not read again."""
-    digest = hashlib.sha256("\n".join(sorted(log.fingerprint() for log in logs)).encode()).hexdigest()[:16]
-    keep_digests()
-    return digest
+    return hashlib.sha256("\n".join(sorted(log.fingerprint() for log in logs)).encode()).hexdigest()[:16]
 
 
 def provenance(config: RunConfig, logs: Sequence[SensorLog]) -> dict[str, Any]:
