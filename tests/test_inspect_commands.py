@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import body_log, body_tree, vector
+from rich.console import Console
 from test_cli import run
 from test_inspect_align import body, stamped
 
@@ -97,6 +98,7 @@ def damaged(video: Path) -> None:
 
 
 def test_findings_are_shown_though_a_video_is_damaged(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr("multisense.cli.console", Console(width=200))
     for number in range(3):
         log = body_log(number)
         streams = {n: Recording(m, r, d, times_s=t) for n, (m, r, t, d) in log.streams.items()}
@@ -130,7 +132,7 @@ def test_no_clocks_to_compare_is_said(tmp_path: Path, monkeypatch, capsys):
 @pytest.mark.filterwarnings("ignore::multisense.logs.RecorderWarning")
 def test_an_unfinished_recording_is_checked_and_what_it_lost_is_told(tmp_path: Path, monkeypatch, capsys):
     """A live log is to a reader what a killed one is."""
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("multisense.cli.console", Console(width=200))
     rng = np.random.default_rng(0)
     with LogWriter(tmp_path / "live.h5", queue_bytes=1, patience_s=60.0) as writer:
         writer.add_sensor("arm", "proprio", 100.0, (2,), "float64")
