@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from conftest import ArrayLog, body_log, body_tree
+from conftest import ArrayLog, body_tree
 
 from multisense.clips import TrainingClips, collate
 from multisense.health import alarms, held_out, measure
@@ -15,7 +15,7 @@ from multisense.run import build_objective, make_grids, parse_config
 from multisense.statistics import copy_statistics, fit_statistics
 
 STEPS, WARMUP, BATCH, POOL = 100, 60, 16, 120
-MEASURED = (20, 60, 80, 100)
+MEASURED = (60, 80, 100)
 Spoil = Callable[[ArrayLog], ArrayLog]
 
 
@@ -63,7 +63,7 @@ def trained(
     held = held_out([spoil(log) for log in others], grids, 1.0, 60)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.95), weight_decay=0.04)
-    history = []
+    history = [(0, measure(model, held))]
     model.train()
     for step in range(STEPS):
         for group in optimizer.param_groups:
@@ -99,14 +99,6 @@ def white_noise(sound: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("seed", range(10))
 def test_a_healthy_run_raises_no_alarm(seed: int):
     assert trained(seed) == {}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
-def test_a_teacher_that_follows_at_once_collapses(seed: int):
-    """Where there is little that is easy to learn: on the slow body a predictor alone prevents it (SimSiam, 2021)."""
-    found = trained(seed, rate=1e-2, world=body_log, ema_share=1e-9)
-    assert "collapse" in found.values()
 
 
 @pytest.mark.slow
