@@ -22,7 +22,7 @@ SLOW = ("camera",)
 """Of 20 frames a second; where 10 ms are a fifth of a frame, "undetermined" is a good answer too."""
 OFFSETS_S = (0.0, 0.02, -0.02, 0.05, -0.05, 0.1, -0.1, 0.25, -0.25)
 DRIFTS_PPM = (0.0, 20.0, 100.0)
-RIGHT_S, RIGHT_PPM = 0.01, 15.0
+RIGHT_S, RIGHT_PPM = 0.01, 10.0
 LONG_LOGS = 8
 LEAST = 0.95
 """Of the answers: right, determined (but of SLOW sensors), and undetermined on shuffled logs."""

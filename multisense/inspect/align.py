@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import median_high
 
@@ -19,7 +19,7 @@ LONGEST_TOTAL_S = 3600.0
 LEAST_COVER = 0.5
 """A sensor that lasts less of what the others last would leave hardly any time in which all can be compared."""
 MIN_DRIFT_SPAN_S = 60.0
-DRIFT_PASSES = 3
+DRIFT_PASSES = 4
 SIGMAS = 3.0
 """What is off by so many of its errors is off."""
 
@@ -120,19 +120,22 @@ class _Slope:
 def _compare(first: str, second: str, known: Mapping[str, Spectra], since_s: np.ndarray) -> tuple[Lag, _Slope]:
     """The lag of two sensors in the middle, and by which the second gains on the first.
 
-    Drift blurs the lag it is read from, so what was found is taken out and the rest looked for again.
+    Drift blurs the peak it is read from, and between two lags of the grid a peak is known less well than on one: what was
+    found is taken out, and the rest looked for again.
     """
     every = np.arange(len(since_s))
     lag, slope = lag_between(first, second, known, every), _Slope(0.0, 0.0)
+    late_s = lag.lag_s
     for _ in range(DRIFT_PASSES):
         further = _drift(lag, known, since_s)
         slope = _Slope(slope.ppm + further.ppm, further.error_ppm)
         if not np.isfinite(slope.ppm):
             break
-        gained_s = further.ppm * 1e-6 * (since_s - since_s.mean())
+        gained_s = lag.lag_s + further.ppm * 1e-6 * (since_s - since_s.mean())
         known = {first: known[first], second: earlier(known[second], gained_s)}
         lag = lag_between(first, second, known, every)
-    return lag, slope
+        late_s += lag.lag_s
+    return replace(lag, lag_s=late_s), slope
 
 
 def _drift(lag: Lag, known: Mapping[str, Spectra], since_s: np.ndarray) -> _Slope:

@@ -23,6 +23,8 @@ CLEAR = 1.5
 MISMATCHES = 40
 FOLDS = 8
 MAX_ERROR_S = 0.005
+FINEST_S = 0.0005
+"""Where a peak lies between two lags of the grid is known no better, however often it is seen."""
 COMPONENTS = 6
 """Of a sensor's channels; the cost grows with the square, and more of them hold noise rather than events."""
 
@@ -105,7 +107,7 @@ def _peak(x: np.ndarray, y: np.ndarray) -> _Peak:
     lag, height = _highest(true)
     scale = count / (count - count / FOLDS)
     without = [_highest((parts.sum(axis=0) - part) * scale - alike)[0] for part in parts]
-    error = np.sqrt((FOLDS - 1) / FOLDS * ((np.array(without) - np.mean(without)) ** 2).sum())
+    error = np.sqrt((FOLDS - 1) / FOLDS * ((np.array(without) - np.mean(without)) ** 2).sum() + FINEST_S**2)
     chance = max(_highest(one - alike)[1] for one in mismatched)
     return _Peak(lag, float(error), height, chance)
 
