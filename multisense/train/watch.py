@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from accelerate import Accelerator
+from rich.markup import escape
 from torch.distributed.tensor import DTensor
 
 from multisense.clips import Grid
@@ -60,7 +61,7 @@ class Watch:
         try:
             return held_out(logs, self.grids, data.clip_seconds)
         except ValueError as error:
-            self._say(f"health is not measured: {error}")
+            self._say(f"health is not measured: {escape(str(error))}")
             return None
 
     def look(self, step: int, objective: LatentPrediction) -> None:
@@ -90,7 +91,7 @@ class Watch:
         self.standing = alarms(self.history, warmup_steps(self.config.train))
         for alarm in self.standing:
             if (alarm.sensor, alarm.kind) not in before:
-                self._say(f"[bold yellow]alarm[/] at step {step:,}: {alarm.message}")
+                self._say(f"[bold yellow]alarm[/] at step {step:,}: {escape(alarm.message)}")
         fatal = [alarm for alarm in self.standing if alarm.kind in FATAL]
         if fatal and self.config.train.on_collapse == "stop":
             found = "; ".join(alarm.message for alarm in fatal)
