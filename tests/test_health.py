@@ -254,7 +254,13 @@ def test_measuring_leaves_the_model_and_the_dice_as_they_were():
     assert dice() == draws
     each = {"valid", "input", "spread", "rank", "rank_time", "skill", "prediction_spread", "importance", "gradient"}
     names = ("eye", "ear", "pad", "arm")
-    expected = {f"{key}/{name}" for key in each for name in names} | {"loss", "finite", "probe/height", "probe/fast"}
+    expected = {f"{key}/{name}" for key in each for name in names} | {
+        "loss",
+        "lag",
+        "finite",
+        "probe/height",
+        "probe/fast",
+    }
     kinds = ("skill", "recall@1", "recall@5", "chance@1", "chance@5")
     expected |= {f"{key}/{a}->{b}" for key in kinds for a in names for b in names if a != b}
     assert set(first) == expected | {"probe_chance/height", "probe_chance/fast"}
@@ -276,6 +282,11 @@ def test_gradient_shares_are_those_of_a_backward_pass():
         for name in objective.student.names
     }
     assert found["loss"] == pytest.approx(losses.total.item())
+    assert found["lag"] == 0.0  # nothing was learnt yet
+    with torch.no_grad():
+        for weights in objective.teacher.parameters():
+            weights.mul_(1.25)
+    assert measure(objective, held)["lag"] == pytest.approx(0.25)
     for name, norm in norms.items():
         assert found[f"gradient/{name}"] == pytest.approx(norm / sum(norms.values()), rel=1e-4)
 
@@ -366,6 +377,7 @@ DEAD = {"spread": 0.01, "rank": 1.5}
 CASES: dict[str, tuple[list[dict[str, float]], str, str, str]] = {
     "nan": ([{}, {"finite": 0.0}], "", "diverging", r"not a number since step 2,000"),
     "loss": ([{}, {}, {"loss": 2.5}, {"loss": 9.0}], "", "diverging", r"loss rose 1 -> 9 since step 3,000"),
+    "average": ([{}, {"lag": 1e-3}, {"lag": 0.0}], "", "no average", r"is the student itself since step 3,000"),
     "absent": ([{}, {"mic_valid": 0.0}], "mic", "absent", r"`mic`: no finite data .* since step 2,000"),
     "constant": ([{}, {"mic_input": 0.0}], "mic", "constant", r"`mic`: its signal is the same .* since step 2,000"),
     "rank": (

@@ -107,6 +107,12 @@ def test_a_learning_rate_a_hundred_times_too_large_is_noticed():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_a_teacher_that_is_no_average_is_noticed(seed: int):
+    assert trained(seed, ema_share=1e-9) == {"": "no average"}
+
+
+@pytest.mark.slow
 def test_a_sensor_that_falls_silent_is_named():
     assert trained(spoil=replaced("ear", np.zeros_like)) == {"ear": "constant"}
 

@@ -133,7 +133,9 @@ def become(file: Path, outside: Path, rng: Rng) -> str:
 
 
 def add_loop(file: Path, outside: Path, rng: Rng) -> str:
-    (file.parent / "loop").symlink_to(".")
+    loop = file.parent / "loop"
+    loop.unlink(missing_ok=True)  # it may have been drawn before
+    loop.symlink_to(".")
     return "a link from its folder into its folder"
 
 

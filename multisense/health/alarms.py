@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-Kind = Literal["diverging", "absent", "constant", "collapse", "noise", "no skill", "lazy"]
+Kind = Literal["diverging", "no average", "absent", "constant", "collapse", "noise", "no skill", "lazy"]
 Row = tuple[int, Mapping[str, float]]
 """A step and what `measure` found there, or any line of health.jsonl."""
 
@@ -41,6 +41,8 @@ LAZY = 0.001
 """Relative growth of the errors of others when the sensor is shuffled; the least of a healthy sensor was .004."""
 HEARD = 0.02
 """Another sensor must matter this much before one that does not can be called lazy: early on none matters."""
+NO_LAG = 1e-6
+"""Of the weights' norm: a teacher that averages over steps is 1e-3 to 1e-1 behind the student, one that does not, 0."""
 DIVERGED = 2.0
 """Times the lowest loss so far: on fixed clips and masks a healthy loss rises to 1.3 of it as the targets get richer."""
 
@@ -66,7 +68,7 @@ def alarms(history: Sequence[Row], warmup: int = WARMUP_STEPS, patience: int = P
     if not history:
         return []
     ripe = [row for row in history if row[0] >= warmup]
-    found = [_diverging(history, ripe)]
+    found = [_diverging(history, ripe) or _no_average(ripe)]
     for name in _sensors(history):
         checks = (_absent, _constant, _collapse, _noise, _no_skill, _lazy)
         each = (check(name, history, ripe, patience) for check in checks)
@@ -118,6 +120,14 @@ def _diverging(history: Sequence[Row], ripe: Sequence[Row]) -> Alarm | None:
         return None
     last = history[-1][1]["loss"]
     return Alarm("", "diverging", f"loss rose {lowest:.3g} -> {last:.3g} since step {since:,}: diverging; {advice}")
+
+
+def _no_average(ripe: Sequence[Row]) -> Alarm | None:
+    since = _since(ripe, lambda row: _get(row, "lag") < NO_LAG)
+    if since is None:
+        return None
+    text = f"the teacher is the student itself since step {since:,}: targets follow the predictions at once and may collapse"
+    return Alarm("", "no average", f"{text}; raise objective.ema_share")
 
 
 def _absent(name: str, history: Sequence[Row], ripe: Sequence[Row], patience: int) -> Alarm | None:

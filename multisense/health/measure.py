@@ -25,6 +25,7 @@ def measure(objective: LatentPrediction, held: HeldOut) -> Health:
 
     finite                          1, or 0 where the loss is not a number; then there is nothing else
     loss                            of the first batch, under masks as in training
+    lag                             distance of the teacher's weights from the student's, as a share of their norm
     valid/b                         share of tokens of b that hold real data
     input/b                         spread of the normalised signal: 1 as in training, 0 constant
     spread/b, rank/b, rank_time/b   of the teacher's latents of b, seen alone (latents.py)
@@ -41,7 +42,7 @@ def measure(objective: LatentPrediction, held: HeldOut) -> Health:
     held = held.to(objective.student.time_s.device)
     names = objective.student.names
     with looking(objective):
-        values = _gradients(objective, held.batches[0])
+        values = _gradients(objective, held.batches[0]) | {"lag": _lag(objective)}
         if not math.isfinite(values["loss"]):
             return {"finite": 0.0}
         tokens = [objective.teacher.tokenize(batch) for batch in held.batches]
@@ -78,6 +79,12 @@ def _gradients(objective: LatentPrediction, batch: Batch) -> dict[str, float]:
     norms = torch.stack([_norm([next(found) for _ in some], total) for some in weights.values()])
     shares = (norms / norms.sum().clamp(min=1e-30)).tolist()
     return {"loss": total.item()} | {f"gradient/{name}": s for name, s in zip(weights, shares, strict=True)}
+
+
+def _lag(objective: LatentPrediction) -> float:
+    pairs = list(zip(objective.teacher.parameters(), objective.student.parameters(), strict=True))
+    apart = torch.stack([(theirs - ours).float().square().sum() for theirs, ours in pairs]).sum()
+    return (apart / torch.stack([ours.float().square().sum() for _, ours in pairs]).sum()).sqrt().item()
 
 
 def _norm(gradients: Sequence[Tensor | None], like: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ class Bookkeeping:
         for name in ("timestamp", "episode_index"):
             if name not in columns:
                 raise log_error(path, f"no column {name!r}", "it, in every LeRobot data file", "Download it again.")
-        with readable(path):
+        with readable(path), np.errstate(invalid="ignore"):  # a number that is NaN becomes one that no episode has
             self._times = columns["timestamp"].astype(np.float64)
             self._episodes = columns["episode_index"].astype(np.int64)
             self._tasks = columns["task_index"].astype(np.int64) if "task_index" in columns else None

@@ -343,6 +343,10 @@ def _folder(path: str) -> Iterator[tuple[str, int]]:
                 raise log_error(where, "a link", "files of the buffer's own", "Copy what it points to into its place.")
             if stat.S_ISREG(status.st_mode):
                 yield os.path.relpath(os.path.join(folder, name), path).replace(os.sep, "/"), status.st_size
+            elif not stat.S_ISDIR(status.st_mode):  # opening a pipe would wait for its writer
+                raise log_error(
+                    os.path.join(folder, name), "no file", "files and folders alone", "Copy the buffer again."
+                )
 
 
 def _zip(path: str) -> Iterator[tuple[str, int]]:
