@@ -140,6 +140,18 @@ def train(
 
 
 @app.command()
+def health(
+    run: Run,
+    logs: Logs,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Whether a run has learnt, and what ails it, from held-out logs. Exit status 1 where an alarm stands."""
+    from multisense.health.report import show_health
+
+    raise typer.Exit(show_health(run, logs, console, as_json))
+
+
+@app.command()
 def estimate(
     config: Annotated[Path, typer.Argument(help="YAML file of the run.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value, for example model.depth=6.")] = None,

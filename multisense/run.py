@@ -28,6 +28,7 @@ from multisense.clips import Grid
 from multisense.config import Config, ConfigError, parse, read_tree
 from multisense.logs import open_logs
 from multisense.logs.base import LogError, SensorLog
+from multisense.logs.files import keep_digests
 from multisense.modalities import modality
 from multisense.modalities.base import SensorConfig
 from multisense.model import ModelConfig, MultiSense
@@ -45,6 +46,8 @@ class DataConfig(Config):
     """Loader processes; 0 loads in the training process."""
     in_memory: bool = False
     """Decode every log once and keep it: for data sets that fit."""
+    cache: str | None = None
+    """Folder in which the run's sensors are kept decoded, frames at the run's size; null decodes the logs every time."""
     hold_out: list[str] = Field(default_factory=list)
     """Names of logs in `train` that are left out of it, and are the test logs where `test` is null."""
 
@@ -70,6 +73,10 @@ class TrainConfig(Config):
     """A step whose loss or gradient norm lies so many deviations above those of the last 100 steps is skipped."""
     skip_most: PositiveInt = 20
     """More skipped steps than this in a row end the run, with its weights as they were before."""
+    health_every: NonNegativeInt = 500
+    """Steps from one measure of the run's health on held-out clips to the next (`multisense/health/`); 0: never."""
+    on_collapse: Literal["warn", "stop"] = "warn"
+    """What is done where health finds that the latents collapse or the loss diverges; other alarms only warn."""
     save_every: PositiveInt = 500
     keep_last: PositiveInt = 2
     """Checkpoints that are kept; older ones are deleted."""
@@ -175,7 +182,10 @@ def untrained_model(run: Run, seed: int) -> MultiSense:
 
 
 def data_fingerprint(logs: Sequence[SensorLog]) -> str:
-    return hashlib.sha256("\n".join(sorted(log.fingerprint() for log in logs)).encode()).hexdigest()[:16]
+    """A short hash of the logs' fingerprints. Files that are unchanged since another process asked are not read again."""
+    digest = hashlib.sha256("\n".join(sorted(log.fingerprint() for log in logs)).encode()).hexdigest()[:16]
+    keep_digests()
+    return digest
 
 
 def provenance(config: RunConfig, logs: Sequence[SensorLog]) -> dict[str, Any]:
@@ -302,8 +312,8 @@ def save_tensors(tensors: Mapping[str, torch.Tensor], file: Path) -> None:
 
 
 FREE_TO_CHANGE = (
-    "data.workers", "data.in_memory", "train.save_every", "train.keep_last", "train.keep_every", "train.log_every",
-    "train.log_with", "train.checkpoint_activations",
+    "data.workers", "data.in_memory", "data.cache", "train.save_every", "train.keep_last", "train.keep_every", "train.log_every",
+    "train.log_with", "train.checkpoint_activations", "train.health_every", "train.on_collapse",
 )  # fmt: skip
 """What a run may go on with another value of, because the weights do not depend on it."""
 

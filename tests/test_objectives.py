@@ -136,7 +136,7 @@ def test_targets_are_standardised_from_the_next_step_on():
     objective.update_teacher(10_000_000)
     after = objective.targets(batch)[0]
     torch.testing.assert_close(after.mean(0), torch.zeros_like(after[0]), atol=1e-2, rtol=0)
-    latents = objective._teacher_latents(objective.teacher.tokenize(batch))
+    latents = objective.teacher_latents(objective.teacher.tokenize(batch))
     variance = latents.var(0, correction=0)
     expected = (variance / ((8 * variance + 1) / 9)).sqrt()
     torch.testing.assert_close(after.std(0, correction=0), expected, atol=1e-2, rtol=0)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+
 from multisense.types import Label, SensorInfo, Stream
 
 
@@ -26,6 +28,19 @@ class SensorLog(Protocol):
 
     def fingerprint(self) -> str:
         """A short hash that changes when the data may have (names, sizes, modification times)."""
+        ...
+
+
+@runtime_checkable
+class Picks(Protocol):
+    """What a log may have besides: single samples read without those between them, such as a video's frames."""
+
+    def times(self, sensor: str, start_s: float, stop_s: float) -> np.ndarray:
+        """(N,) float64: the times of the samples that `read` would give, fetching none."""
+        ...
+
+    def pick(self, sensor: str, start_s: float, stop_s: float, places: np.ndarray) -> Stream:
+        """Of the samples that `read` would give those at `places`, which are distinct and increasing."""
         ...
 
 

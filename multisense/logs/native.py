@@ -15,6 +15,7 @@ A stream with none flushed is left out.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -46,6 +47,16 @@ __all__ = ["FORMAT", "VERSION", "NativeLog", "Recording", "write_log"]
 EVERY_ROW = 1 << 62
 
 
+@dataclass(frozen=True)
+class Header:
+    """What a log says of itself before any of its data are read."""
+
+    attributes: dict[str, Any]
+    media: dict[str, str]
+    """Path of the media file of each sensor that has one."""
+    sensors: Mapping[str, SensorInfo]
+
+
 class NativeLog:
     """A native log, checked on opening: format, version, lengths, every time stamp, and that its media are there.
 
@@ -57,9 +68,15 @@ class NativeLog:
         LogError: naming the file, the place in it, what was found, what was expected and the fix.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, known: Header | None = None) -> None:
+        """`known` is its header where that was read and checked before: the file is then not opened."""
         self.path = str(path)
         self.name = Path(path).stem
+        self._labels: Mapping[str, Label] | None = None
+        if known is not None:
+            self.attributes, self._media, self.sensors = known.attributes, known.media, known.sensors
+            self.source = str(self.attributes.get("source", ""))
+            return
         with _opened(self.path) as file:
             self.attributes = {key: _plain(value) for key, value in file.attrs.items()}
             self.source = str(self.attributes.get("source", ""))
@@ -67,13 +84,24 @@ class NativeLog:
             groups = {name: _group(file, f"streams/{name}", self.path) for name in names}
             streams = {name: group for name, group in groups.items() if _flushed(group, self.path)[0]}
             self._media = {name: _media(group, self.path) for name, group in streams.items() if "media" in group.attrs}
-            self.sensors: Mapping[str, SensorInfo] = {
+            self.sensors = {
                 name: _info(file, group, self._media.get(name), self.path) for name, group in streams.items()
             }
-            self.labels: Mapping[str, Label] = {label.name: label for label in _labels(file, self.path)}
+            self._labels = {label.name: label for label in _labels(file, self.path)}
         if not self.sensors:
             raise log_error(f"{self.path}: /streams", "no sensor", "at least one", "Record something.")
         check_together({name: (info.start_s, info.stop_s) for name, info in self.sensors.items()}, self.path)
+
+    @property
+    def labels(self) -> Mapping[str, Label]:
+        if self._labels is None:
+            with _opened(self.path) as file:
+                self._labels = {label.name: label for label in _labels(file, self.path)}
+        return self._labels
+
+    @property
+    def header(self) -> Header:
+        return Header(self.attributes, self._media, self.sensors)
 
     def read(self, sensor: str, start_s: float, stop_s: float) -> Stream:
         """The samples of `sensor` with start_s <= time < stop_s, decoding or reading no others."""
@@ -82,16 +110,30 @@ class NativeLog:
         with naming_damage(self.path):
             clock, data = POOL.get(_OpenLog, self.path).stream(sensor)
             first, last = clock.span(start_s, stop_s)
-            values = self._frames(sensor, first, last) if data is None else data[first:last]
+            values = self._frames(sensor, np.arange(first, last)) if data is None else data[first:last]
         return Stream(sensor, clock.times(first, last), values, self.sensors[sensor].rate_hz)
+
+    def times(self, sensor: str, start_s: float, stop_s: float) -> np.ndarray:
+        """The times of what `read` would give."""
+        with naming_damage(self.path):
+            clock, _ = POOL.get(_OpenLog, self.path).stream(sensor)
+            return clock.times(*clock.span(start_s, stop_s))
+
+    def pick(self, sensor: str, start_s: float, stop_s: float, places: np.ndarray) -> Stream:
+        """Of what `read` would give the samples at `places`, decoding no other frame."""
+        with naming_damage(self.path):
+            clock, data = POOL.get(_OpenLog, self.path).stream(sensor)
+            first, last = clock.span(start_s, stop_s)
+            values = self._frames(sensor, first + places) if data is None else data[first:last][places]
+        return Stream(sensor, clock.times(first, last)[places], values, self.sensors[sensor].rate_hz)
 
     def fingerprint(self) -> str:
         return fingerprint_files([self.path, *self._media.values()])
 
-    def _frames(self, sensor: str, first: int, last: int) -> np.ndarray:
+    def _frames(self, sensor: str, places: np.ndarray) -> np.ndarray:
         video = POOL.get(open_video, self._media[sensor])
         _check_video(video, self.sensors[sensor], f"{self.path}: /streams/{sensor}")
-        return video.frames(range(first, last))
+        return video.frames(places)
 
     def __repr__(self) -> str:
         return f"NativeLog({self.path!r}, sensors={list(self.sensors)}, labels={list(self.labels)})"

@@ -12,6 +12,7 @@ from multisense.logs.base import LogError, SensorLog, log_error
 from multisense.logs.formats import droid, folder, hdf5, mapping, mcap, rlds, ros, ulog, vrs, xdf, zarr_buffer
 from multisense.logs.formats.lerobot import LeRobotLog
 from multisense.logs.formats.lerobot_meta import read_root
+from multisense.logs.index import FolderIndex
 from multisense.logs.native import NativeLog
 
 SUFFIXES = (".h5", ".hdf5")
@@ -36,7 +37,7 @@ def open_logs(path: str | Path) -> list[SensorLog]:
     `path` is a native log or a folder of them, anything of a foreign format (a file, its folder, or a folder of such
     files), a plain folder of media and tables, or `hf://datasets/OWNER/NAME`.
     """
-    return [open_one() for open_one in _candidates(path).values()]
+    return [open_one() for _, open_one in _indexed(path)]
 
 
 def survey_logs(path: str | Path) -> tuple[list[SensorLog], dict[str, LogError]]:
@@ -46,7 +47,7 @@ def survey_logs(path: str | Path) -> tuple[list[SensorLog], dict[str, LogError]]
     """
     logs: list[SensorLog] = []
     errors: dict[str, LogError] = {}
-    for name, open_one in _candidates(path).items():
+    for name, open_one in _indexed(path):
         try:
             logs.append(open_one())
         except LogError as error:
@@ -54,7 +55,23 @@ def survey_logs(path: str | Path) -> tuple[list[SensorLog], dict[str, LogError]]
     return logs, errors
 
 
-def _candidates(given: str | Path) -> dict[str, Callable[[], SensorLog]]:
+def _indexed(path: str | Path) -> Iterator[tuple[str, Callable[[], SensorLog]]]:
+    """What looks like a log, its name first; what was read of native ones is kept for the next time."""
+    if not os.path.isdir(path):
+        yield from _candidates(path).items()
+        return
+    index = FolderIndex(Path(path))
+    known: dict[str, Callable[[], SensorLog]] = {
+        Path(name).stem: partial(index.open, Path(path, name)) for name in index.names()
+    }
+    openers = known or _candidates(path, index.open)
+    yield from openers.items()
+    index.save(len(openers))
+
+
+def _candidates(
+    given: str | Path, open_native: Callable[[Path], SensorLog] = NativeLog
+) -> dict[str, Callable[[], SensorLog]]:
     """What looks like a log, by name, not opened yet."""
     path = hub.resolve(str(given)) if hub.recognises(str(given)) else Path(given)
     if not (os.path.isfile(path) or os.path.isdir(path)):  # a pipe or a device is neither
@@ -65,8 +82,8 @@ def _candidates(given: str | Path) -> dict[str, Callable[[], SensorLog]]:
         if form.recognises(path):
             return form.candidates(path)
     if path.is_file():
-        return {path.stem: partial(NativeLog, path)}
-    found = {name: opener for file in sorted(path.iterdir()) for name, opener in _inside(file)}
+        return {path.stem: partial(open_native, path)}
+    found = {name: opener for file in sorted(path.iterdir()) for name, opener in _inside(file, open_native)}
     if found:
         return found
     is_half = any(path.glob(".*.partial"))  # a write that was cut short: its media are of a log, not logs themselves
@@ -82,12 +99,12 @@ def _episodes(path: Path) -> dict[str, Callable[[], SensorLog]]:
     return {f"episode_{episode.index:06d}": partial(LeRobotLog, root, episode) for episode in episodes}
 
 
-def _inside(file: Path) -> Iterator[tuple[str, Callable[[], SensorLog]]]:
+def _inside(file: Path, open_native: Callable[[Path], SensorLog]) -> Iterator[tuple[str, Callable[[], SensorLog]]]:
     """The logs of one entry of a folder: a native file, or one of a format that is a single file or store."""
     if file.name[0] == ".":  # unfinished writes are hidden
         return
     if file.is_file() and (file.suffix in SUFFIXES or h5py.is_hdf5(file)):
-        yield file.stem, partial(NativeLog, file)
+        yield file.stem, partial(open_native, file)
         return
     for form in (zarr_buffer, xdf, ulog, vrs):
         if form.recognises(file):

@@ -32,6 +32,7 @@ from multisense.train.guard import make_guard
 from multisense.train.optimizer import learning_rate, make_optimizer
 from multisense.train.progress import MetricsFile
 from multisense.train.stop import StopSignal, requeue_job
+from multisense.train.watch import Watch
 from multisense.types import Batch, TokenLayout
 
 
@@ -75,7 +76,7 @@ def train(
         accelerator.wait_for_everyone()
     step = Step(config, state, accelerator, parallel.train(), optimizer, layout, sampler, iter(loader))
 
-    metrics = MetricsFile(out, accelerator, first, grids)
+    metrics, watch = MetricsFile(out, accelerator, first, grids), Watch(config, logs, grids, out, first, accelerator)
     with StopSignal() as stop, metrics.progress(settings.steps, first) as show:
         for done in range(first + 1, settings.steps + 1):
             losses = step.take(done - 1)
@@ -88,13 +89,19 @@ def train(
             stopping = stop.agreed()
             if done % settings.save_every == 0 or done == settings.steps or stopping:
                 save_checkpoint(out, state, done, accelerator)
+            if settings.health_every and done % settings.health_every == 0:
+                watch.look(done, objective)
             if stopping:
-                accelerator.print(f"stopped at step {done} by {stop.name or 'another process'}; go on with --resume")
-                if requeue and accelerator.is_main_process:
-                    accelerator.print(requeue_job())
+                say_stopped(f"stopped at step {done} by {stop.name or 'another process'}", requeue, accelerator)
                 break
     accelerator.end_training()
     return out
+
+
+def say_stopped(text: str, requeue: bool, accelerator: Accelerator) -> None:
+    accelerator.print(f"{text}; go on with --resume")
+    if requeue and accelerator.is_main_process:
+        accelerator.print(requeue_job())
 
 
 class Step:
