@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from multisense.logs.base import LogError, Picks, SensorLog
 from multisense.logs.frames import resize_frames
-from multisense.types import Batch, Clip, SensorInfo, Stream
+from multisense.types import Batch, Clip, Label, SensorInfo, Stream
 
 Resample = Literal["nearest", "linear", "bandlimited"]
 MANY = 2048
@@ -275,7 +275,7 @@ class Rolling:
 
     def __init__(self, log: SensorLog, grids: Mapping[str, Grid]):
         self.log, self.grids = log, grids
-        self.name, self.path, self.sensors, self.labels = log.name, log.path, log.sensors, log.labels
+        self.name, self.path, self.sensors = log.name, log.path, log.sensors
         self._kept: dict[str, tuple[float, float, Stream]] = {}
         self._picked: dict[str, Stream] = {}
 
@@ -290,6 +290,10 @@ class Rolling:
             stream = _joined([_cut(kept, slice(first, None)), self._fetched(sensor, end, stop_s)])
         self._kept[sensor] = start_s, stop_s, stream
         return stream
+
+    @property
+    def labels(self) -> Mapping[str, Label]:
+        return self.log.labels
 
     def times(self, sensor: str, start_s: float, stop_s: float) -> np.ndarray:
         """As a log's own; one that gives no single samples is read."""
@@ -343,12 +347,16 @@ class InMemory:
     """A log whose wanted sensors were decoded once, frames at the grid's size, and are kept: for data sets that fit."""
 
     def __init__(self, log: SensorLog, grids: Mapping[str, Grid]):
-        self.name, self.path, self.labels = log.name, log.path, log.labels
+        self.name, self.path, self._log = log.name, log.path, log
         self._fingerprint = log.fingerprint()
         self._streams = {n: _joined(list(pieces(log, grid))) for n, grid in grids.items() if n in log.sensors}
         self.sensors: Mapping[str, SensorInfo] = {
             n: replace(log.sensors[n], shape=stream.data.shape[1:]) for n, stream in self._streams.items()
         }
+
+    @property
+    def labels(self) -> Mapping[str, Label]:
+        return self._log.labels
 
     def read(self, sensor: str, start_s: float, stop_s: float) -> Stream:
         stream = self._streams[sensor]

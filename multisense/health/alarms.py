@@ -22,8 +22,8 @@ NO_SKILL = 0.02
 the sampling noise of 64 clips is of that size, too, and this is beyond both."""
 LEARNT = 0.05
 """From here on something is learnt for certain: twice NO_SKILL, and passed early by every healthy sensor seen."""
-COLLAPSED_SPREAD = 0.02
-"""Of 1: healthy targets keep .2 to .9 while they are learnt; a learning rate a hundred times too large leaves .01."""
+COLLAPSED_SPREAD = 0.05
+"""Of 1: healthy targets keep .2 to .9 while they are learnt; a learning rate a hundred times too large leaves .01 to .1."""
 LOST_SPREAD = 0.25
 """Of the widest so far: a teacher that follows at once leaves .16 to .3; healthy targets never fell below .4 of it."""
 NARROW_SPREAD = 0.5

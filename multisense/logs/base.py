@@ -20,7 +20,11 @@ class SensorLog(Protocol):
     """Short and unique within its data set; names the log in results."""
     path: str
     sensors: Mapping[str, SensorInfo]
-    labels: Mapping[str, Label]
+
+    @property
+    def labels(self) -> Mapping[str, Label]:
+        """Ground truth, by name."""
+        ...
 
     def read(self, sensor: str, start_s: float, stop_s: float) -> Stream:
         """The samples of `sensor` with start_s <= time < stop_s; empty where there are none."""

@@ -65,8 +65,10 @@ def _indexed(path: str | Path) -> Iterator[tuple[str, Callable[[], SensorLog]]]:
         Path(name).stem: partial(index.open, Path(path, name)) for name in index.names()
     }
     openers = known or _candidates(path, index.open)
-    yield from openers.items()
-    index.save(len(openers))
+    try:
+        yield from openers.items()
+    finally:
+        index.save(len(openers))
 
 
 def _candidates(
