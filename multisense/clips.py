@@ -131,7 +131,7 @@ def _in_step(times: np.ndarray, wanted: np.ndarray) -> np.ndarray | None:
 def _finite(rows: np.ndarray) -> np.ndarray:
     """(N,) whether all numbers of a row are finite."""
     finite = np.isfinite(rows).reshape(len(rows), -1)
-    return np.ones(len(rows), bool) if finite.all() else finite.all(1)
+    return np.ones(len(rows), bool) if finite.all() else np.asarray(finite.all(1))
 
 
 def _interpolate(stream: Stream, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
