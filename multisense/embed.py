@@ -26,6 +26,7 @@ from multisense.checkpoint import warn_if_unfinished
 from multisense.clips import Rolling, Windows, collate
 from multisense.logs.base import LogError, SensorLog
 from multisense.logs.open import survey_logs
+from multisense.logs.pool import POOL
 from multisense.model import MultiSense
 from multisense.run import Run, check_logs, open_run
 from multisense.types import Batch, TokenBatch
@@ -142,11 +143,14 @@ def batches(windows: Windows, batch_size: int = 32) -> DataLoader:
 def ahead(given: Iterable[T]) -> Iterator[T]:
     """The same items, each next one made by a thread while the last one is used: decoding needs no Python lock."""
     items = iter(given)
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, items, END)
-        while (item := coming.result()) is not END:
-            coming = pool.submit(next, items, END)
-            yield cast(T, item)
+    with ThreadPoolExecutor(1) as thread:
+        try:
+            coming = thread.submit(next, items, END)
+            while (item := coming.result()) is not END:
+                coming = thread.submit(next, items, END)
+                yield cast(T, item)
+        finally:
+            thread.submit(POOL.close)  # what a thread has open is its own
 
 
 @torch.no_grad()

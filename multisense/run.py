@@ -312,8 +312,8 @@ def save_tensors(tensors: Mapping[str, torch.Tensor], file: Path) -> None:
 
 
 FREE_TO_CHANGE = (
-    "data.workers", "data.in_memory", "data.cache", "train.save_every", "train.keep_last", "train.keep_every", "train.log_every",
-    "train.log_with", "train.checkpoint_activations", "train.health_every", "train.on_collapse",
+    "data.workers", "data.in_memory", "data.cache", "train.save_every", "train.keep_last", "train.keep_every",
+    "train.log_every", "train.log_with", "train.checkpoint_activations", "train.health_every", "train.on_collapse",
 )  # fmt: skip
 """What a run may go on with another value of, because the weights do not depend on it."""
 

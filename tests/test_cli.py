@@ -112,3 +112,11 @@ def test_an_unknown_world_and_a_folder_that_is_no_run_are_said_so(folder: Path, 
 @pytest.mark.parametrize("name", ["demo", "tabletop", "g1", "icub_grasp"])
 def test_the_configurations_that_are_shipped_are_valid(name: str):
     load_config(Path(__file__).parents[1] / "configs" / f"{name}.yaml")
+
+
+def test_an_error_is_shown_to_the_letter(tmp_path: Path, monkeypatch, capsys):
+    """Brackets are no markup: the fix is often an extra in brackets."""
+    for name in ("no[such]", "no[/such]", "multisense[ros]"):
+        status, _, said = run(monkeypatch, capsys, "info", tmp_path / name)
+        assert status == 1
+        assert f"{name}: found nothing" in said

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from conftest import ArrayLog, body_log, body_tree
+from conftest import ArrayLog, body_tree
 
 from multisense.clips import TrainingClips, collate
 from multisense.health import alarms, held_out, measure
@@ -14,7 +14,8 @@ from multisense.masking import draw_masks
 from multisense.run import build_objective, make_grids, parse_config
 from multisense.statistics import copy_statistics, fit_statistics
 
-STEPS, BATCH, POOL = 100, 16, 192
+STEPS, WARMUP, BATCH, POOL = 100, 60, 16, 120
+MEASURED = (60, 80, 100)
 Spoil = Callable[[ArrayLog], ArrayLog]
 
 
@@ -41,16 +42,15 @@ def trained(
     world: Callable[[int], ArrayLog] = slow_body,
     spoil: Spoil = lambda log: log,
     spoilt_from_the_start: bool = False,
-    steps: int = STEPS,
-    **objective: object,
+    **objective: float,
 ) -> dict[str, str]:
     """Train a tiny model, measure it as training does, and return {sensor: kind} of the alarms that stand at the end.
 
     `spoil` changes every log: from the start, or after the statistics were fitted.
     """
-    logs, others = ([world(100 * seed + n) for n in some] for some in (range(48), range(50, 70)))
+    logs, others = ([world(100 * seed + n) for n in some] for some in (range(40), range(50, 70)))
     first = [spoil(log) for log in logs] if spoilt_from_the_start else logs
-    tree = body_tree(steps=steps, batch_size=BATCH, seed=seed)
+    tree = body_tree(steps=STEPS, batch_size=BATCH, seed=seed)
     tree["sensors"] = {name: tree["sensors"][name] for name in logs[0].streams}
     tree["objective"] |= {"masks": {"masks_per_clip": 2}, **objective}
     config = parse_config(tree)
@@ -65,19 +65,19 @@ def trained(
     optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.95), weight_decay=0.04)
     history = [(0, measure(model, held))]
     model.train()
-    for step in range(steps):
+    for step in range(STEPS):
         for group in optimizer.param_groups:
-            group["lr"] = rate * min(1, (step + 1) / 10) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+            group["lr"] = rate * min(1, (step + 1) / 10) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / STEPS)))
         items = range(step * BATCH, (step + 1) * BATCH)
         masks = draw_masks(model.student.layout, config.objective.masks, seed, step, items)
         model(collate([pool[n % POOL] for n in items]), masks).total.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 3.0)
         optimizer.step()
         optimizer.zero_grad()
-        model.update_teacher(steps)
-        if step + 1 in (steps * 6 // 10, steps * 8 // 10, steps):
+        model.update_teacher(STEPS)
+        if step + 1 in MEASURED:
             history.append((step + 1, measure(model, held)))
-    return {alarm.sensor: alarm.kind for alarm in alarms(history, warmup=steps // 2)}
+    return {alarm.sensor: alarm.kind for alarm in alarms(history, WARMUP)}
 
 
 def replaced(sensor: str, data: Callable[[np.ndarray], np.ndarray]) -> Spoil:
@@ -99,14 +99,6 @@ def white_noise(sound: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("seed", range(10))
 def test_a_healthy_run_raises_no_alarm(seed: int):
     assert trained(seed) == {}
-
-
-@pytest.mark.slow
-def test_a_teacher_that_follows_at_once_collapses():
-    """Where little is easy to learn: on the slow body a predictor alone prevents it, as in SimSiam (Chen, He 2021)."""
-    settings = {"rate": 1e-2, "world": body_log, "steps": 160, "masks": {"masks_per_clip": 4}}
-    assert "collapse" in trained(**settings, ema_share=1e-9).values()
-    assert "collapse" not in trained(**settings).values()
 
 
 @pytest.mark.slow

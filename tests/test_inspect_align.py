@@ -1,5 +1,6 @@
 """Clocks compared by content: planted offsets are found, mismatched streams are not, and corrections undo what was planted."""
 
+import math
 from pathlib import Path
 
 import h5py
@@ -7,8 +8,11 @@ import numpy as np
 import pytest
 from conftest import ArrayLog
 
-from multisense.inspect.align import Alignment, find_offsets
+from multisense.inspect.activity import Stretch, activity
+from multisense.inspect.align import Alignment, Offset, find_offsets
+from multisense.inspect.clocks import clock_findings
 from multisense.inspect.correct import apply_offsets
+from multisense.inspect.tally import blocks
 from multisense.logs import LogError, LogWriter, Recording, open_logs, write_log
 
 LOGS, SECONDS = 24, 6.0
@@ -87,13 +91,57 @@ def test_streams_of_other_logs_are_undetermined(bodies: list[ArrayLog]) -> None:
     assert all(a.reason for a in answers if not a.is_determined)
 
 
-def test_drift_is_found_where_logs_are_long_and_not_claimed_where_they_are_short(bodies: list[ArrayLog]) -> None:
+def since(log: ArrayLog, start_s: float) -> ArrayLog:
+    """The log on a clock that did not begin with it."""
+    return ArrayLog(log.name, {n: (m, r, times + start_s, data) for n, (m, r, times, data) in log.streams.items()})
+
+
+@pytest.fixture(scope="module")
+def drifting() -> list[ArrayLog]:
+    """Long logs whose skin is late by 30 ms at first and gains 100 ppm."""
     long = [stamped(body(100 + i, 300.0), "skin", 0.03, 100.0) for i in range(4)]
-    streams = [ArrayLog(log.name, {n: log.streams[n] for n in ("arm", "skin")}) for log in long]
-    found = find_offsets(streams)
-    assert found.offsets["skin"].drift_ppm == pytest.approx(100.0, abs=20)
-    assert found.offsets["skin"].late_s == pytest.approx(0.03 + 100e-6 * found.middle_s, abs=0.005)
+    return [ArrayLog(log.name, {n: log.streams[n] for n in ("arm", "skin")}) for log in long]
+
+
+@pytest.mark.parametrize("starts_s", [(0, 0, 0, 0), (5000,) * 4, (100, 1100, 6000, 9000), (1.7e9,) * 4])
+def test_drift_is_found_in_long_logs_whenever_they_began(drifting: list[ArrayLog], starts_s: tuple[float]) -> None:
+    found = find_offsets([since(log, start_s) for log, start_s in zip(drifting, starts_s, strict=True)])
+    skin = found.offsets["skin"]
+    assert skin.drift_ppm == pytest.approx(100.0, abs=20)
+    assert skin.drift_error_ppm < 20
+    assert skin.late_s == pytest.approx(0.03 + 100e-6 * found.middle_s, abs=0.005)
+
+
+def test_drift_is_not_claimed_where_logs_are_short(bodies: list[ArrayLog]) -> None:
     assert np.isnan(find_offsets(bodies).offsets["skin"].drift_ppm)
+
+
+def test_a_topic_of_few_messages_does_not_end_the_comparison_of_the_others(bodies: list[ArrayLog]) -> None:
+    status = "", 1.0, np.array([0.1, 0.5, 0.9]), np.zeros((3, 1))
+    logs = [ArrayLog(log.name, {**stamped(log, "ear", 0.08).streams, "status": status}) for log in bodies]
+    found = find_offsets(logs, sensors=["arm", "ear", "status"])
+    assert found.offsets["ear"].late_s == pytest.approx(0.08, abs=0.01)
+    assert not found.offsets["status"].is_determined
+    assert "lasts less" in found.offsets["status"].reason
+
+
+def test_a_log_of_another_shape_is_named(bodies: list[ArrayLog]) -> None:
+    modality, rate_hz, times, data = bodies[3].streams["arm"]
+    odd = ArrayLog("odd", {**bodies[3].streams, "arm": (modality, rate_hz, times, data[:, :2])})
+    with pytest.raises(LogError, match=r"memory:odd: arm: found samples of shape \(2,\); expected \(3,\)"):
+        find_offsets([*bodies[:3], odd])
+
+
+def test_pictures_are_read_in_small_pieces_with_the_same_result(bodies: list[ArrayLog], monkeypatch) -> None:
+    log, stretch = bodies[0], Stretch(0, 0.5, 4.0)
+    whole = activity(log, "eye", stretch)
+    held, read = [], ArrayLog.read
+    monkeypatch.setattr(blocks, "__defaults__", (3 * 32 * 64 * 3, -math.inf, math.inf))
+    monkeypatch.setattr(ArrayLog, "read", lambda *a: (held.append(len((s := read(*a)).data)), s)[1])
+    pieces = activity(log, "eye", stretch)
+    assert max(held) <= 4
+    for probe, values in whole.items():
+        np.testing.assert_array_equal(pieces[probe], values)
 
 
 def test_numbers_that_are_none_and_lags_beyond_the_search_are_no_answer(bodies: list[ArrayLog]) -> None:
@@ -150,6 +198,37 @@ def test_applied_corrections_put_the_clocks_together_and_leave_the_data(tmp_path
     with h5py.File(logs[0].path) as file:
         assert file["streams/ear/times"][0] == pytest.approx(0.08)
         assert dict(file["clock/ear"].attrs)["reference"] == "arm"
+
+
+@pytest.mark.parametrize(("drift_ppm", "recorded_ppm"), [(5.0, 0.0), (-100.0, 100.0)])
+def test_a_drift_within_its_error_is_not_recorded(tmp_path: Path, drift_ppm: float, recorded_ppm: float) -> None:
+    write_log(tmp_path / "a.h5", {"ear": Recording("", 100.0, np.zeros((20, 1)), np.arange(20) / 100)})
+    ear = Offset("ear", 0.08, 0.001, drift_ppm, 0.9, drift_error_ppm=10.0)
+    apply_offsets(open_logs(tmp_path), Alignment("arm", {"ear": ear}, (), 100.0))
+    with h5py.File(tmp_path / "a.h5") as file:
+        told = dict(file["clock/ear"].attrs)
+    assert told["drift_ppm"] == recorded_ppm
+    assert told["offset_s"] == pytest.approx(
+        -0.08 - recorded_ppm * 1e-6 * 100.0
+    )  # that of the middle, taken to the start
+
+
+@pytest.mark.parametrize(
+    ("late_s", "error_s", "drift_ppm", "kinds"),
+    [
+        (0.25, 0.001, np.nan, ["offset"]),
+        (-0.02, 0.001, 20.0, ["offset"]),  # 6 ms in a log of 300 s
+        (0.009, 0.001, 0.0, []),
+        (0.012, 0.0045, -100.0, ["drift"]),
+        (np.nan, np.nan, np.nan, []),
+    ],
+)
+def test_a_clock_that_is_certainly_off_is_a_warning(
+    late_s: float, error_s: float, drift_ppm: float, kinds: list
+) -> None:
+    ear = Offset("ear", late_s, error_s, drift_ppm, 0.9, drift_error_ppm=5.0)
+    found = clock_findings(Alignment("arm", {"ear": ear}, (), 150.0))
+    assert [(f.level, f.sensor, f.kind) for f in found] == [("warning", "ear", kind) for kind in kinds]
 
 
 def test_an_unfinished_recording_is_not_corrected(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from conftest import ArrayLog
 
 from multisense.inspect.findings import Finding, findings_table, has_errors, worst_first
 from multisense.inspect.streams import check, check_logs
-from multisense.inspect.tally import Gaps, Run, blocks, tally
 from multisense.logs import Recording, write_log
+from multisense.logs.base import Reason
 from multisense.logs.foreign import ForeignLog, stamped
 
 LOGS, SECONDS = 3, 3.0
@@ -121,7 +121,7 @@ RECORDED: dict[str, tuple[str, str, Callable[[Recording], Recording]]] = {
     "gap in the sound": ("mic", "gap", sound_gap),
     "late start": ("camera", "late", cut(20, None)),
     "missing tail": ("fingertip", "tail", cut(None, 500)),
-    "no common time": ("arm", "apart", lambda r: replace(r, times_s=times(r) + 1.7e9)),
+    "no common time": ("arm", "apart", lambda r: replace(r, times_s=times(r) + 1e3)),
     "one sample only": ("action", "few", cut(0, 1)),
     "NaN": ("arm", "nan", assign((300, 4), np.nan)),
     "infinite": ("fingertip", "nan", assign((300, 2, 3, 1), np.inf)),
@@ -165,6 +165,11 @@ def stamp(at: int, value: Callable[[np.ndarray], float]) -> Callable[[Path], Non
     return fault
 
 
+def another_clock(folder: Path) -> None:
+    with h5py.File(folder / f"{PLANTED}.h5", "r+") as file:
+        file["streams/arm/times"][...] += 1.7e9
+
+
 def longer_video(folder: Path) -> None:
     """The last times of the camera are lost, its frames are not."""
     with h5py.File(folder / f"{PLANTED}.h5", "r+") as file:
@@ -201,6 +206,7 @@ FILES: dict[str, tuple[str, str, Callable[[Path], None]]] = {
     "duplicate stamp": ("arm", "duplicate", stamp(70, lambda t: t[69])),
     "backward step": ("arm", "backward", stamp(70, lambda t: t[60])),
     "a stamp that is no number": ("arm", "stamps", stamp(70, lambda t: np.nan)),
+    "stamps of another clock": ("arm", "apart", another_clock),
     "more frames than stamps": ("camera", "frames", longer_video),
     "fewer frames than stamps": ("camera", "frames", shorter_video),
     "log cut short": ("", "unreadable", truncated),
@@ -294,45 +300,26 @@ def test_what_a_foreign_reader_left_out_is_told():
 
     imu = stamped("imu", np.arange(50) / 100, Memory(), (2,), "float64", "x")
     skipped = {
-        "gps": "x: found times not increasing: 3 at 4, then 2; expected strictly increasing.",
+        "gps": Reason("x: found times not increasing: 3 at 4, then 2; expected strictly increasing.", "backward"),
+        "chatter": "std_msgs/String: a type that is not read",
         "n": "bookkeeping",
     }
     found = check_logs([ForeignLog("x", "x", [imu], skipped=skipped)])
-    assert [(f.level, f.sensor, f.kind) for f in found] == [("error", "gps", "backward")]
+    assert [(f.level, f.sensor, f.kind) for f in found] == [
+        ("error", "gps", "backward"),
+        ("info", "chatter", "skipped"),
+    ]
 
 
-def test_blocks_give_every_sample_once_whatever_their_size(body_logs: list[ArrayLog]):
-    log = body_logs[0]
-    for name, sensor in log.sensors.items():
-        pieces = list(blocks(log, sensor, block_bytes=1000))
-        assert len(pieces) > 3
-        np.testing.assert_array_equal(np.concatenate([p.data for p in pieces]), log.streams[name][3])
+def test_a_topic_of_a_bag_whose_times_run_backward_is_an_error(tmp_path: Path):
+    """Where its own stamps alone do, the bag's time takes their place."""
+    pytest.importorskip("rosbags", reason="bags need multisense[ros]")
+    from test_logs_ros import START, Maker, arrays, opened, poses
 
-
-def test_block_size_does_not_change_what_is_counted(body_logs: list[ArrayLog], monkeypatch: pytest.MonkeyPatch):
-    whole = tally(body_logs[0], "pad").values
-    monkeypatch.setattr(blocks, "__defaults__", (4000,))
-    pieces = tally(body_logs[0], "pad").values
-    assert whole is not None
-    assert pieces is not None
-    assert (whole.count, whole.steps, whole.still.count) == (pieces.count, pieces.steps, pieces.still.count)
-    for field_ in ("low", "high", "repeats", "least_step"):
-        np.testing.assert_array_equal(getattr(whole, field_), getattr(pieces, field_))
-
-
-def test_a_run_goes_on_over_blocks():
-    holds, t = np.array([0, 1, 1, 0, 1, 1, 1, 1, 0, 1], bool), np.arange(10.0)
-    for cuts in ([], [5], [2, 5, 6], list(range(1, 10))):
-        run = Run()
-        for piece in np.split(np.arange(10), cuts):
-            run.add(holds[piece], t[piece], t[piece] + 1)
-        assert (run.count, run.longest, run.start_s, run.stop_s) == (7, 4, 4.0, 8.0)
-
-
-def test_lost_samples_are_counted():
-    gaps = Gaps(1.75)
-    gaps.add(np.array([0.0, 1, 2, 5, 6, 8]), 1.0)
-    assert (gaps.count, gaps.lost, gaps.start_s, gaps.stop_s) == (2, 3, 2.0, 5.0)
+    make, times = Maker(False), [START, START + 10, START + 20]
+    bad = poses(make, [START, START + 10, START + 5], [START, START + 7, START + 7])
+    log = opened(tmp_path, sorted([*arrays(make, times, [2] * 3), *bad], key=lambda item: item[1]), make)
+    assert ("error", "/pose", "backward") in [(f.level, f.sensor, f.kind) for f in check_logs([log])]
 
 
 def test_the_worst_comes_first():

@@ -2,6 +2,8 @@
 
 import io
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,18 @@ from multisense.logs.files import fingerprint_files, stays_inside
 from multisense.logs.foreign import Images, Rows
 from multisense.logs.media import write_video
 from multisense.types import Label
+
+
+def test_a_log_whose_writer_died_in_the_middle_opens(body: Path) -> None:
+    """As `align --apply` leaves it: open for writing, without readers, and never closed."""
+    script = "import h5py, os, sys; f = h5py.File(sys.argv[1], 'r+'); f.require_group('clock/arm'); os._exit(9)"
+    assert subprocess.run([sys.executable, "-c", script, body], check=False).returncode == 9
+    with pytest.raises(OSError, match="already open for write"):
+        h5py.File(body, "r", locking=False)
+    log = open_log(body)
+    np.testing.assert_array_equal(log.read("arm", -1, 9).data, vector().data)
+    assert log.sensors["mic"].count == 8000
+
 
 # Bad input: each edit of a good log has its own error
 

@@ -337,3 +337,16 @@ def test_stamps_that_are_no_times(tmp_path: Path, stamp: str) -> None:
     (tmp_path / "a.csv").write_text(f"time,x\n{stamp},1\n2,3\n")
     with pytest.raises(LogError, match=r"a\.csv.* found stamps (that are no finite numbers|up to 1e\+300)"):
         open_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["arm.csv", "arm.times.csv"])
+def test_whole_stamps_without_a_unit_may_be_milliseconds(tmp_path: Path, name: str) -> None:
+    if name == "arm.times.csv":
+        np.save(tmp_path / "arm.npy", np.zeros((100, 2)))
+    (tmp_path / name).write_text("time,x\n" + "".join(f"{10 * i},{i}\n" for i in range(100)))
+    with pytest.raises(LogError, match=r"stamps 10 apart, without a unit.*time_ms"):
+        open_folder(tmp_path)
+    (tmp_path / name).write_text("time_ms,x\n" + "".join(f"{10 * i},{i}\n" for i in range(100)))
+    assert open_folder(tmp_path).sensors["arm"].rate_hz == pytest.approx(100)
+    (tmp_path / name).write_text("time,x\n" + "".join(f"{i},{i}\n" for i in range(100)))  # once a second
+    assert open_folder(tmp_path).sensors["arm"].rate_hz == 1

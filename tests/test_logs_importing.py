@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,11 +17,12 @@ import torch
 from conftest import ArrayLog, body_log, camera, microphone, vector
 
 from multisense.clips import Grid, Windows
-from multisense.logs import LogError, Recording, SensorLog, open_log, open_logs, write_log
+from multisense.logs import LogError, NativeLog, Recording, SensorLog, open_log, open_logs, write_log
 from multisense.logs.formats.folder import open_folder
 from multisense.logs.frames import LosslessVideo
-from multisense.logs.importing import import_logs
+from multisense.logs.importing import import_logs, parse_size
 from multisense.logs.media import open_video, write_video
+from multisense.logs.recorder import LogWriter
 from multisense.types import Label
 
 SMALL = (16, 24)
@@ -161,7 +163,7 @@ def test_lossless_video_gives_the_same_bytes(tmp_path: Path) -> None:
 IMPORT = """
 import sys
 from pathlib import Path
-from multisense.logs.importing import import_logs
+from multisense.logs.importing import import_logs, parse_size
 if __name__ == "__main__":
     size = (32, 32) if sys.argv[3] == "small" else None
     import_logs(sys.argv[1], sys.argv[2], size=size, workers=int(sys.argv[4]))
@@ -231,3 +233,61 @@ def test_a_killed_import_goes_on(tmp_path: Path) -> None:
     for entry in manifest["logs"].values():
         for name, digest in entry["files"].items():
             assert hashlib.sha256((out / name).read_bytes()).hexdigest() == digest
+
+
+# Recordings
+
+
+def test_an_imported_recording_is_whole(tmp_path: Path) -> None:
+    with LogWriter(tmp_path / "log.h5", "left arm", attributes={"start_unix": 1.7e9}) as log:
+        log.add_sensor("arm", "proprio", 100, (2,), "float64")
+        log.append("arm", vector(30).data, np.arange(30) / 100)
+        log.flush()
+        path = Path(shutil.copy(tmp_path / "log.h5", tmp_path / "killed.h5"))  # as a kill leaves it
+    assert NativeLog(path).attributes["recording"]
+    (once,) = import_logs(path, tmp_path / "once", workers=1).logs
+    (twice,) = import_logs(once, tmp_path / "twice", workers=1).logs
+    for log in (open_log(once), open_log(twice)):
+        assert isinstance(log, NativeLog)
+        assert "recording" not in log.attributes
+        assert (log.source, log.attributes["start_unix"], log.sensors["arm"].count) == ("left arm", 1.7e9, 30)
+    assert json.loads(NativeLog(twice).attributes["imported"])["path"] == str(once)
+
+
+def test_what_a_recorder_left_out_is_told_and_imported(tmp_path: Path) -> None:
+    write_log(tmp_path / "log.h5", {"arm": vector(), "leg": vector()})
+    with h5py.File(tmp_path / "log.h5", "a") as file:
+        file["streams/arm"].attrs["dropped"] = np.int64(2)
+        file["streams/leg"].attrs["dropped"] = np.int64(0)
+    (path,) = import_logs(tmp_path / "log.h5", tmp_path / "out", workers=1).logs
+    for log in (open_log(tmp_path / "log.h5"), open_log(path)):
+        assert isinstance(log, NativeLog)
+        assert log.dropped == {"arm": 2}
+
+
+@pytest.mark.parametrize("start_s", [0.0, 5000.0, 1.7e9])
+def test_sound_on_any_clock_keeps_few_anchors(tmp_path: Path, start_s: float) -> None:
+    anchors = np.array([[0, start_s], [31_999, start_s + 31_999 / 16_000]])
+    write_log(tmp_path / "log.h5", {"mic": Recording("audio", 16_000, np.zeros(32_000, np.int16), anchors=anchors)})
+    (path,) = import_logs(tmp_path / "log.h5", tmp_path / "out", workers=1).logs
+    with h5py.File(path, locking=False) as file:
+        assert len(file["streams/mic/anchors"]) <= 4  # pyright: ignore
+    times = [open_log(p).read("mic", -np.inf, np.inf).times_s for p in (tmp_path / "log.h5", path)]
+    np.testing.assert_allclose(*times, rtol=0, atol=max(2e-9, 4 * np.spacing(start_s)))
+
+
+def test_a_damaged_file_in_the_way_is_one_failure(tmp_path: Path) -> None:
+    for i in range(2):
+        write_log(tmp_path / "source" / f"{i}.h5", {"arm": vector()})
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "0.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    done = import_logs(tmp_path / "source", tmp_path / "out", workers=1)
+    assert [path.name for path in done.logs] == ["1.h5"]
+    assert "damaged" in done.failed["0"]
+
+
+def test_a_size_is_height_by_width() -> None:
+    assert parse_size("48x64") == (48, 64)
+    assert parse_size(None) is None
+    with pytest.raises(ValueError, match="HEIGHTxWIDTH"):
+        parse_size("48")

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multisense.logs.base import LogError
-from multisense.logs.media import DecordVideo, PyavVideo, open_video, read_audio, write_video
+from multisense.logs.media import DecordVideo, PyavVideo, open_video, write_video
 from multisense.logs.sound import open_sound
 
 COUNT = 60
@@ -185,19 +185,19 @@ def test_real_video_of_several_tracks_reads_alike_in_both_backends(realdata: Pat
     np.testing.assert_array_equal(one.frames([0, 100, 101, 389]), other.frames([0, 100, 101, 389]))
 
 
-@pytest.mark.parametrize(("track", "rate_hz", "channels"), [(0, 8000, 2), (1, 16000, 2)])
-def test_real_audio_tracks(realdata: Path, track: int, rate_hz: int, channels: int) -> None:
-    samples, anchors, rate = read_audio(str(realdata / "nasa_av" / "nasa_13013.mp4"), track)
-    assert rate == rate_hz
-    assert samples.shape[1] == channels
-    assert len(samples) / rate == pytest.approx(13.0, abs=0.15)
-    assert anchors.tolist() == [[0.0, 0.0]]
+def test_the_first_real_sound_track_is_the_one_read(realdata: Path) -> None:
+    sound = open_sound(str(realdata / "nasa_av" / "nasa_13013.mp4"))
+    assert (sound.rate_hz, sound.channels) == (8000, 2)
+    assert sound.count / sound.rate_hz == pytest.approx(13.0, abs=0.15)
+    assert sound.anchors[0].tolist() == [0, 0]
+    samples = sound.read(0, sound.count)
+    assert samples.shape == (sound.count, 2)
     assert 0.001 < np.abs(samples).max() <= 1.5
 
 
-def test_a_missing_audio_track_is_named(movie: str) -> None:
-    with pytest.raises(LogError, match=r"movie\.mp4: found 0 audio tracks; expected a track 0"):
-        read_audio(movie)
+def test_a_missing_sound_track_is_named(movie: str) -> None:
+    with pytest.raises(LogError, match=r"movie\.mp4: found no sound; expected a sound track"):
+        open_sound(movie)
 
 
 PLAYLISTS = {
@@ -212,7 +212,7 @@ def test_lists_of_other_files_are_not_followed(movie: str, tmp_path: Path, kind:
     (tmp_path / "x.mp4").write_bytes(Path(movie).read_bytes())
     path = tmp_path / "list.mp4"
     path.write_text(PLAYLISTS[kind].format("x.mp4"))
-    for read in (lambda: open_video(str(path)), lambda: read_audio(str(path)), lambda: open_sound(str(path))):
+    for read in (lambda: open_video(str(path)), lambda: open_sound(str(path))):
         with pytest.raises(LogError, match=r"list\.mp4: found"):
             read()
 
@@ -229,7 +229,7 @@ def wav(samples: int) -> bytes:
 def test_broken_sound_is_an_error_with_the_file_name(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "mic.wav").write_bytes(data)
     with pytest.raises(LogError, match=r"mic\.wav: found"):
-        read_audio(str(tmp_path / "mic.wav"))
+        open_sound(str(tmp_path / "mic.wav"))
 
 
 def test_a_frame_of_absurd_size_is_refused(movie: str, monkeypatch: pytest.MonkeyPatch) -> None:

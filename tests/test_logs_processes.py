@@ -151,7 +151,7 @@ def test_a_failed_write_leaves_no_log(tmp_path: Path, monkeypatch: pytest.Monkey
     def full(*_: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("multisense.logs.native_write._write_label", full)
+    monkeypatch.setattr("multisense.logs.native_write.write_label", full)
     with pytest.raises(OSError, match="No space left"):
         write_log(tmp_path / "log.h5", {"arm": vector(), "camera": camera()}, [Label("x", np.array(1.0))])
     assert not (tmp_path / "log.h5").exists()

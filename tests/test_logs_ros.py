@@ -270,32 +270,6 @@ def opened(tmp_path: Path, messages: Written, make: Maker) -> ForeignLog:
     return open_one(write_bag(tmp_path / "bag", "mcap", make, messages))
 
 
-def test_zero_stamps_give_bag_time(tmp_path: Path) -> None:
-    make = Maker(False)
-    log = opened(tmp_path, poses(make, [0, 5], [START, START + 10**9]), make)
-    assert log.notes["pose"].startswith("bag time")
-    assert log.read("pose", 0, 9).times_s.tolist() == [0, 1]
-
-
-def test_backward_and_repeated_stamps_leave_the_sensor_out(tmp_path: Path) -> None:
-    make = Maker(False)
-    times = [START, START + 10, START + 20]
-    good = arrays(make, times, [2, 2, 2])
-    log = opened(tmp_path, [*good, *poses(make, [START, START - 10, START + 5], times)], make)
-    assert set(log.sensors) == {"a"}
-    assert "do not increase (header.stamp): message 1 is stamped -1e-08 s" in log.skipped["/pose"]
-    with pytest.raises(LogError, match=r"message 2 is stamped 0 s after"):
-        opened(tmp_path / "other", poses(make, [START, START + 5, START + 5], times), make)
-
-
-def test_a_clock_of_another_epoch_gives_way_to_the_bag(tmp_path: Path) -> None:
-    make = Maker(False)
-    times = [START, START + 10**9]
-    log = opened(tmp_path, [*arrays(make, times, [2, 2]), *poses(make, [10, 20], times)], make)
-    assert "another clock" in log.notes["pose"]
-    assert log.read("pose", -1, 9).times_s.tolist() == [0, 1]
-
-
 def test_changing_channels_leave_the_sensor_out(tmp_path: Path) -> None:
     make = Maker(False)
     with pytest.raises(LogError, match="channels that change"):

@@ -1,6 +1,7 @@
 """One small valid log of every format, as the tests write them: `FORMATS[name](folder)`."""
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -56,6 +57,14 @@ def sounding_lerobot(folder: Path) -> None:
     test_logs_lerobot.add_sound(folder, "v2.1")
 
 
+def pictured_lerobot(folder: Path) -> None:
+    """Pictures in the tables and no video, so that damage meets them."""
+    test_logs_lerobot.write_v2(folder)
+    shutil.rmtree(folder / "videos")
+    cameras = test_logs_lerobot.CAMERAS
+    test_logs_lerobot.edit_info(folder, lambda info: [info["features"].pop(camera) for camera in cameras])
+
+
 def aloha(folder: Path) -> None:
     test_logs_hdf5.aloha(folder / "episode_0.hdf5")
     test_logs_hdf5.aloha(folder / "episode_1.hdf5", compress=True)
@@ -93,6 +102,7 @@ FORMATS: dict[str, Callable[[Path], object]] = {
     "native": native,
     "unfinished": unfinished,
     "lerobot2": sounding_lerobot,
+    "lerobot-images": pictured_lerobot,
     "lerobot3": test_logs_lerobot.write_v3,
     "robomimic": lambda folder: test_logs_hdf5.robomimic(folder / "lift.hdf5"),
     "aloha": aloha,

@@ -20,13 +20,14 @@ NOISE_REPEATS, NOISE_TURNS = 0.5, 0.1
 """A channel that in every other log repeats its value in fewer of the steps, and turns in more of its moves, has a noise
 floor: it is never constant for a whole log, even where the noise is no larger than its quantisation."""
 FEW_STEPS = 10
+"""Below it rates, runs and ends mean nothing: an event is no stream."""
 FORMS: dict[str, Level] = {"shape": "error", "dtype": "warning", "units": "warning", "rate_hz": "warning"}
 """What a sensor should have in common in all logs; clips of several shapes cannot be in one batch."""
 
 
 def across_streams(log: SensorLog) -> Iterator[Finding]:
     """Late starts, missing tails, or no time that all sensors share."""
-    sensors = [info for info in log.sensors.values() if info.count > 1]  # a single sample has no length
+    sensors = [info for info in log.sensors.values() if info.count > FEW_STEPS]
     if len(sensors) < 2:
         return
     last, first = max(sensors, key=lambda info: info.start_s), min(sensors, key=lambda info: info.stop_s)

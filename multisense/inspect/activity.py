@@ -6,18 +6,19 @@ so that a slow camera is not late.
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.ndimage import uniform_filter1d
 
+from multisense.inspect.tally import blocks, is_frames
 from multisense.logs.base import SensorLog
-from multisense.types import Stream
+from multisense.types import SensorInfo, Stream
 
 RATE_HZ = 200.0
-SEGMENT_S = 30.0
-"""Longer logs are cut into segments of this length: the unit that is shuffled for the null and left out for the error."""
+STRETCH_S = 30.0
+"""Longer logs are cut into stretches of this length: the unit that is shuffled for the null and left out for the error."""
 SHORTEST_S = 2.0
 TREND_S = 0.5
 """Slower changes are taken off: what goes on after an event (an object that slides on) would pull the lag with it."""
@@ -25,69 +26,64 @@ MAX_CHANNELS = 32
 PROBES = ("energy", "onset")
 
 
-@dataclass(frozen=True, repr=False)
-class Segment:
-    """A stretch of one log in which every sensor has data."""
+@dataclass(frozen=True)
+class Stretch:
+    """A part of one log in which every compared sensor has data."""
 
     log: int
     start_s: float
-    features: Mapping[str, Mapping[str, np.ndarray]]
-    """sensor -> probe -> (T, F) at RATE_HZ"""
+    length_s: float
 
     @property
-    def count(self) -> int:
-        return len(next(iter(next(iter(self.features.values())).values())))
+    def stop_s(self) -> float:
+        return self.start_s + self.length_s
 
 
-def segments(number: int, log: SensorLog, sensors: list[str], longest_s: float) -> list[Segment]:
-    """The segments of a log, up to `longest_s` of it in all, evenly spread; none where its sensors hardly overlap."""
+def stretches(number: int, log: SensorLog, sensors: list[str], longest_s: float) -> list[Stretch]:
+    """The stretches of a log, up to `longest_s` of it in all, evenly spread; none where its sensors hardly overlap."""
     start = max(log.sensors[name].start_s for name in sensors)
     stop = min(log.sensors[name].stop_s for name in sensors)
-    count = int((stop - start) // SEGMENT_S) or int(stop - start >= SHORTEST_S)
-    length = min(stop - start, SEGMENT_S)
+    count = int((stop - start) // STRETCH_S) or int(stop - start >= SHORTEST_S)
+    length = min(stop - start, STRETCH_S)
     keep = max(int(longest_s // length), 1) if count else 0
     chosen = np.unique(np.linspace(0, count - 1, min(keep, count)).round().astype(int)) if count else []
-    return [_segment(number, log, sensors, start + SEGMENT_S * k, length) for k in chosen]
+    return [Stretch(number, start + STRETCH_S * k, length) for k in chosen]
 
 
-def _segment(number: int, log: SensorLog, sensors: list[str], start_s: float, length_s: float) -> Segment:
-    grid = start_s + np.arange(int(length_s * RATE_HZ)) / RATE_HZ
-    found = {}
-    for name in sensors:
-        stream = log.read(name, start_s, start_s + length_s)
-        times, energy = _known(*_energy(stream, log.sensors[name].modality))
-        onset_times, onset = (times[1:] + times[:-1]) / 2, np.maximum(np.diff(energy, axis=0), 0)
-        found[name] = {"energy": _on_grid(grid, times, energy), "onset": _on_grid(grid, onset_times, onset)}
-    return Segment(number, start_s, found)
+def activity(log: SensorLog, sensor: str, stretch: Stretch) -> dict[str, np.ndarray]:
+    """What happens in a sensor during a stretch: probe -> (T, F) float32 at RATE_HZ."""
+    grid = stretch.start_s + np.arange(int(stretch.length_s * RATE_HZ)) / RATE_HZ
+    times, energy = _known(*_energy(log, log.sensors[sensor], stretch))
+    onset_times, onset = (times[1:] + times[:-1]) / 2, np.maximum(np.diff(energy, axis=0), 0)
+    return {"energy": _on_grid(grid, times, energy), "onset": _on_grid(grid, onset_times, onset)}
 
 
 def _known(times: np.ndarray, energy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Without the times at which a channel is not a number, and without the channels that hardly ever are one."""
     good = np.isfinite(energy)
     channels = good.mean(axis=0) > 0.5 if len(good) else np.ones(energy.shape[1], bool)
-    energy = np.where(channels, energy, 0.0)  # kept as nothing: every segment has the same features
+    energy = np.where(channels, energy, 0.0)  # kept as nothing: every stretch has the same features
     rows = np.isfinite(energy).all(axis=1)
     return times[rows], energy[rows]
 
 
 def _on_grid(grid: np.ndarray, times: np.ndarray, values: np.ndarray) -> np.ndarray:
     if len(times) < 2:
-        return np.zeros((len(grid), values.shape[1]))
+        return np.zeros((len(grid), values.shape[1]), np.float32)
     found = np.stack([np.interp(grid, times, column) for column in values.T], axis=1)
-    return found - uniform_filter1d(found, round(TREND_S * RATE_HZ), axis=0)
+    return (found - uniform_filter1d(found, round(TREND_S * RATE_HZ), axis=0)).astype(np.float32)
 
 
-def _energy(stream: Stream, modality: str) -> tuple[np.ndarray, np.ndarray]:
+def _energy(log: SensorLog, info: SensorInfo, stretch: Stretch) -> tuple[np.ndarray, np.ndarray]:
     """(N,) times and (N, F) logarithms of how much happens, at the sensor's own rate (at most about RATE_HZ)."""
-    data = stream.data
-    if modality == "audio":
+    is_rgb = info.dtype == "uint8" and len(info.shape) == 3 and info.shape[2] == 3
+    if is_rgb or (is_frames(info) and info.modality != "touch"):
+        return _change(blocks(log, info, start_s=stretch.start_s, stop_s=stretch.stop_s), step=2)
+    stream = log.read(info.name, stretch.start_s, stretch.stop_s)
+    if info.modality == "audio":
         return _loudness(stream)
-    if data.ndim == 4 and data.shape[3] == 3 and data.dtype == np.uint8:
-        return _change(stream.times_s, data, step=2)
-    flat = data.reshape(len(data), -1).astype(np.float32)
-    if modality == "touch":
-        return _pressure(stream.times_s, flat)
-    return _speed(stream.times_s, flat)
+    flat = stream.data.reshape(len(stream.data), -1).astype(np.float32)
+    return (_pressure if info.modality == "touch" else _speed)(stream.times_s, flat)
 
 
 def _loudness(stream: Stream) -> tuple[np.ndarray, np.ndarray]:
@@ -100,12 +96,18 @@ def _loudness(stream: Stream) -> tuple[np.ndarray, np.ndarray]:
     return times, np.log(power + floor)[:, None]
 
 
-def _change(times: np.ndarray, frames: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
-    """Over two frames: codecs that send every second frame whole flicker in between."""
-    small = frames[:, ::2, ::2].astype(np.int16)
-    change = np.array([np.abs(b - a).mean() for a, b in zip(small, small[step:], strict=False)])
-    floor = np.median(change) + 1e-3 if len(change) else 1.0
-    return times[step // 2 : len(times) - (step - step // 2)], np.log(change + floor)[:, None]
+def _change(pieces: Iterable[Stream], step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Over two frames: codecs that send every second frame whole flicker in between. Few frames are held at once."""
+    times, change = [np.empty(0)], []
+    last: list[np.ndarray] = []
+    for piece in pieces:
+        times.append(piece.times_s)
+        last += [frame.astype(np.float32) for frame in piece.data[:, ::2, ::2]]
+        change += [np.abs(b - a).mean() for a, b in zip(last, last[step:], strict=False)]
+        last = last[-step:]
+    floor = np.median(change) + 1e-3 if change else 1.0
+    when = np.concatenate(times)
+    return when[step // 2 : len(when) - (step - step // 2)], np.log(np.array(change) + floor).reshape(-1, 1)
 
 
 def _pressure(times: np.ndarray, taxels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -4,18 +4,18 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Table
 
 from multisense.inspect.align import Alignment, find_offsets
 from multisense.inspect.bandwidth import bandwidth, bandwidth_table
 from multisense.inspect.bandwidth_plot import bandwidth_plot
+from multisense.inspect.clocks import clock_findings, clock_table, comparable
 from multisense.inspect.correct import apply_offsets
-from multisense.inspect.findings import findings_table, has_errors
+from multisense.inspect.findings import Finding, findings_table, has_errors
 from multisense.inspect.info import info, info_tables
 from multisense.inspect.page import write_check_page
 from multisense.inspect.streams import check_logs
+from multisense.logs.base import LogError, SensorLog
 from multisense.logs.open import open_logs, survey_logs
 
 
@@ -49,20 +49,30 @@ def show_check(path: str, console: Console, html: Path | None, clocks: bool) -> 
     """Print what is wrong with the logs at `path`; returns the exit status, 1 where there are errors."""
     logs, errors = survey_logs(path)
     findings = check_logs(logs, errors)
-    alignment = _compared(logs) if clocks else None
-    console.print(findings_table(findings) if findings else f"{len(logs)} logs, nothing found")
+    console.print(findings_table(findings) if findings else f"{len(logs)} logs, nothing found in their streams")
+    alignment = _compared(logs, findings, console) if clocks else None
     if alignment is not None:
         console.print(clock_table(alignment))
+        if off := clock_findings(alignment):
+            console.print(findings_table(off))
+            findings += off
     if html is not None:
         write_check_page(html, path, logs, findings, alignment)
         console.print(f"Page: {html}")
     return int(has_errors(findings))
 
 
-def _compared(logs: Sequence) -> Alignment | None:
-    """None where no two sensors are in every log: then there are no clocks to compare."""
-    shared = set.intersection(*(set(log.sensors) for log in logs)) if logs else set()
-    return find_offsets(logs) if len(shared) > 1 else None
+def _compared(logs: Sequence[SensorLog], findings: Sequence[Finding], console: Console) -> Alignment | None:
+    """None, with a word why, where there are no clocks to compare."""
+    sound, sensors = comparable(logs, findings)
+    if not sound or len(sensors) < 2:
+        console.print(f"clocks not compared: {len(sound)} logs share {len(sensors)} sensors without errors")
+        return None
+    try:
+        return find_offsets(sound, sensors=sensors)
+    except LogError as error:
+        console.print(f"clocks not compared: {error}", markup=False, highlight=False)
+        return None
 
 
 def show_align(path: str, console: Console, reference: str | None, sensors: Sequence[str] | None, apply: bool) -> None:
@@ -73,16 +83,3 @@ def show_align(path: str, console: Console, reference: str | None, sensors: Sequ
     if apply:
         corrected = apply_offsets(logs, alignment)
         console.print(f"recorded in {len(logs)} logs for: {', '.join(corrected) or 'no sensor'}")
-
-
-def clock_table(alignment: Alignment) -> Table:
-    """One row a sensor: how late it is stamped against the reference."""
-    table = Table(title=f"clocks against {alignment.reference}", box=SIMPLE, padding=(0, 1, 0, 0), show_edge=False)
-    for column in ("sensor", "late by", "drift", "confidence", "why undetermined"):
-        table.add_column(column)
-    for offset in alignment.offsets.values():
-        known = offset.is_determined
-        late = f"{offset.late_s * 1e3:+.1f} ± {offset.error_s * 1e3:.1f} ms" if known else "undetermined"
-        drift = f"{offset.drift_ppm:+.0f} ppm" if offset.drift_ppm == offset.drift_ppm else "-"
-        table.add_row(offset.sensor, late, drift, f"{max(offset.confidence, 0):.2f}", offset.reason)
-    return table

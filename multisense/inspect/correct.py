@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
-import numpy as np
 
 from multisense.inspect.align import Alignment, Offset
 from multisense.logs.base import SensorLog, log_error
@@ -15,10 +14,11 @@ METHOD = "multisense align: whitened cross-covariance of activity"
 
 
 def apply_offsets(logs: Sequence[SensorLog], alignment: Alignment) -> list[str]:
-    """Record every determined offset and drift in `/clock/<sensor>` of every log, on top of what stands there.
+    """Record every determined offset, and every drift beyond its error, in `/clock/<sensor>` of every log, on top of what
+    stands there.
 
-    Returns the sensors corrected. Raises LogError, before anything is written, where a log is of a foreign format or an unfinished
-    recording.
+    Returns the sensors corrected. Raises LogError, before anything is written, where a log is of a foreign format or an
+    unfinished recording.
     """
     for log in logs:
         if not isinstance(log, NativeLog):
@@ -38,7 +38,7 @@ def apply_offsets(logs: Sequence[SensorLog], alignment: Alignment) -> list[str]:
 
 def _record(group: h5py.Group, offset: Offset, alignment: Alignment) -> None:
     """The correction that undoes an offset: t' = t + offset_s + drift_ppm 1e-6 (t - t0), see logs/clock.py."""
-    gain = 0.0 if np.isnan(offset.drift_ppm) else offset.drift_ppm
+    gain = offset.drift_ppm if offset.is_drifting else 0.0
     at_start = offset.late_s - gain * 1e-6 * alignment.middle_s
     group.attrs["offset_s"] = float(group.attrs.get("offset_s", 0.0)) - at_start
     group.attrs["drift_ppm"] = float(group.attrs.get("drift_ppm", 0.0)) - gain

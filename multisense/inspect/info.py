@@ -12,8 +12,10 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from multisense.logs.base import SensorLog
+from multisense.logs.native import NativeLog
 from multisense.types import SensorInfo
 
+UNFINISHED = "still being recorded, or its recorder was killed: it ends with what was flushed last"
 SHOWN_LOGS = 40
 """More are counted, not listed, in a table; `as_dict` has all."""
 
@@ -38,7 +40,7 @@ class SensorFacts:
     bytes: int
     """Of the samples as `read` returns them, frames decoded."""
     note: str = ""
-    """What the reader had to decide, such as which of two time stamps it took."""
+    """What the reader had to decide, such as which of two time stamps it took, and what the recorder lost."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class LogFacts:
     sensors: tuple[SensorFacts, ...]
     skipped: Mapping[str, str]
     """What in the files is no sensor, and why."""
+    note: str = ""
+    """Whether it is whole."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,8 @@ def log_files(path: str) -> list[Path]:
 
 def _log_facts(log: SensorLog, shares_files: bool) -> LogFacts:
     notes: Mapping[str, str] = getattr(log, "notes", {})
+    if isinstance(log, NativeLog):
+        notes = {name: said_dropped(log, name) for name in log.dropped}
     sensors = tuple(_sensor_facts(sensor, notes.get(name, "")) for name, sensor in log.sensors.items())
     start = min(sensor.start_s for sensor in log.sensors.values())
     stop = max(sensor.stop_s for sensor in log.sensors.values())
@@ -128,7 +134,14 @@ def _log_facts(log: SensorLog, shares_files: bool) -> LogFacts:
         stored_bytes=None if shares_files else sum(file.stat().st_size for file in log_files(log.path)),
         sensors=sensors,
         skipped=dict(getattr(log, "skipped", {})),
+        note=UNFINISHED if isinstance(log, NativeLog) and log.attributes.get("recording") else "",
     )
+
+
+def said_dropped(log: NativeLog, sensor: str) -> str:
+    """How much its recorder left out of a sensor."""
+    count = log.dropped[sensor]
+    return f"{count} samples left out while recording ({count / (count + log.sensors[sensor].count):.1%})"
 
 
 def _sensor_facts(sensor: SensorInfo, note: str) -> SensorFacts:
@@ -206,11 +219,13 @@ def _log_table(facts: DatasetFacts) -> Table:
 
 
 def _remarks(logs: Iterable[LogFacts]) -> dict[tuple[str, str], int]:
-    """How many logs say the same thing of the same sensor."""
+    """How many logs say the same thing of the same sensor, or of themselves."""
     counts: dict[tuple[str, str], int] = defaultdict(int)
     for log in logs:
         for name, reason in log.skipped.items():
             counts[name, f"skipped: {reason}"] += 1
+        if log.note:
+            counts[log.log, log.note] += 1
         for sensor in log.sensors:
             if sensor.note:
                 counts[sensor.sensor, sensor.note] += 1

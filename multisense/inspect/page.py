@@ -1,11 +1,12 @@
 """One self-contained page about logs: every stream on one time axis, every finding marked, every clock compared."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 
 from multisense.inspect.align import Alignment, Offset
+from multisense.inspect.clocks import CLOCK_KINDS, show_drift, show_late
 from multisense.inspect.findings import Finding, worst_first
 from multisense.inspect.pictures import recording
 from multisense.logs.base import LogError, SensorLog
@@ -36,7 +37,8 @@ def write_check_page(
     parts = [f"<h1>Check of {escape(source)}</h1><p class='lead'>{len(logs)} readable logs: {said}.</p>"]
     parts.append(_section("Findings", _findings(findings)))
     if alignment is not None:
-        parts.append(_section("Clocks", _clocks(alignment)))
+        off = {f.sensor for f in findings if f.kind in CLOCK_KINDS}
+        parts.append(_section("Clocks", _clocks(alignment, off)))
     order = sorted(logs, key=lambda log: -sum(f.log == log.name and f.level != "info" for f in findings))
     parts += [_section(escape(log.name), _drawn(log, findings)) for log in order[:SHOWN_LOGS]]
     path.write_text(html_page(f"check of {source}", "\n".join(parts)))
@@ -59,18 +61,17 @@ def _findings(findings: Sequence[Finding]) -> str:
     return f"<table class='plain'><tr>{head}</tr>{rows}</table>"
 
 
-def _clocks(alignment: Alignment) -> str:
-    rows = "".join(_clock(offset) for offset in alignment.offsets.values())
+def _clocks(alignment: Alignment, off: Container[str]) -> str:
+    rows = "".join(_clock(offset, offset.sensor in off) for offset in alignment.offsets.values())
     head = "".join(f"<th>{name}</th>" for name in ("sensor", "late by", "drift", "confidence")) + WHY.format("why")
     words = f"<p>Against <code>{escape(alignment.reference)}</code>, from what the streams hold.</p>"
     return f"{words}<table class='plain'><tr>{head}</tr>{rows}</table>"
 
 
-def _clock(offset: Offset) -> str:
-    late = f"{offset.late_s * 1e3:.1f} ± {offset.error_s * 1e3:.1f} ms" if offset.is_determined else "undetermined"
-    drift = f"{offset.drift_ppm:.0f} ppm" if offset.drift_ppm == offset.drift_ppm else "-"
-    cells = (escape(offset.sensor), late, drift, f"{max(offset.confidence, 0):.2f}")
-    return f"<tr>{''.join(f'<td>{c}</td>' for c in cells)}<td class='words'>{escape(offset.reason)}</td></tr>"
+def _clock(offset: Offset, is_off: bool) -> str:
+    cells = (show_late(offset), show_drift(offset), f"{max(offset.confidence, 0):.2f}")
+    name = f"<td{' class=warning' if is_off else ''}>{escape(offset.sensor)}</td>"
+    return f"<tr>{name}{''.join(f'<td>{c}</td>' for c in cells)}<td class='words'>{escape(offset.reason)}</td></tr>"
 
 
 def _drawn(log: SensorLog, findings: Sequence[Finding]) -> str:

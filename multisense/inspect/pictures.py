@@ -78,7 +78,7 @@ def recording(
     rows: list[str] = []
     y = 22.0
     for info in infos:
-        stream = log.read(info.name, start, stop)
+        stream = _read(log, info, (start, stop))
         height = _row_height(info, stop - start)
         rows += [_text(0, y + 14, info.name, style="strong"), _text(0, y + 30, f"{info.rate_hz:g} Hz", style="faint")]
         rows += _row(info, stream, (start, stop), y, height)
@@ -144,6 +144,22 @@ def _shown(info: SensorInfo, seconds: float) -> int:
     return min(10, max(int(seconds * info.rate_hz), 1))
 
 
+def _read(log: SensorLog, info: SensorInfo, span: tuple[float, float]) -> Stream:
+    """What is drawn of a sensor: all of a span, or of pictures only those nearest to the times shown."""
+    if _kind(info) != "frames":
+        return log.read(info.name, *span)
+    period = 1 / info.rate_hz
+    near = [(log.read(info.name, at - period, at + period), at) for at in _shown_at(info, span)]
+    kept = [(s, int(np.abs(s.times_s - at).argmin())) for s, at in near if len(s.times_s)]
+    times, frames = np.array([s.times_s[n] for s, n in kept]), [s.data[n] for s, n in kept]
+    return Stream(info.name, times, np.stack(frames) if frames else np.empty((0, *info.shape)), info.rate_hz)
+
+
+def _shown_at(info: SensorInfo, span: tuple[float, float]) -> np.ndarray:
+    count = _shown(info, span[1] - span[0])
+    return span[0] + (np.arange(count) + 0.5) * (span[1] - span[0]) / count
+
+
 def _row(info: SensorInfo, stream: Stream, span: tuple[float, float], y: float, height: float) -> list[str]:
     if len(stream.data) == 0:
         return [_text(LEFT, y + 20, "nothing recorded in this span", style="faint")]
@@ -152,19 +168,20 @@ def _row(info: SensorInfo, stream: Stream, span: tuple[float, float], y: float, 
 
 
 def _frames(info: SensorInfo, stream: Stream, span: tuple[float, float], y: float, height: float) -> list[str]:
-    count = _shown(info, span[1] - span[0])
-    width = (WIDTH - LEFT - RIGHT) / count
-    wanted = span[0] + (np.arange(count) + 0.5) * (span[1] - span[0]) / count
+    """A thumbnail for every time shown; none where no picture was taken about then."""
+    wanted = _shown_at(info, span)
+    width = (WIDTH - LEFT - RIGHT) / len(wanted)
     near = np.abs(stream.times_s[None] - wanted[:, None]).argmin(axis=1)
-    skip = max(1, info.shape[0] // 128)  # thumbnails, so that the page stays small
+    skip = max(1, info.shape[0] // 128)  # so that the page stays small
     return [
         _image(stream.data[n][::skip, ::skip, :3], LEFT + i * width + 1, y, width - 2, height)
         for i, n in enumerate(near)
+        if abs(stream.times_s[n] - wanted[i]) <= 1 / info.rate_hz
     ]
 
 
 def _spectrogram(info: SensorInfo, stream: Stream, span: tuple[float, float], y: float, height: float) -> list[str]:
-    sound = stream.data.reshape(len(stream.data), -1).astype(np.float64).mean(axis=1)
+    sound = np.nan_to_num(stream.data.reshape(len(stream.data), -1).astype(np.float64)).mean(axis=1)
     size = min(512, len(sound))
     starts = np.linspace(0, len(sound) - size, 400).astype(int)
     frames = np.stack([sound[s : s + size] for s in starts]) * np.hanning(size)
@@ -189,7 +206,7 @@ def _size(stream: Stream, span: tuple[float, float], height: float) -> tuple[flo
 
 def _taxels(info: SensorInfo, stream: Stream, span: tuple[float, float], y: float, height: float) -> list[str]:
     """Strength of every taxel over time, one line each."""
-    strength = np.linalg.norm(stream.data.astype(np.float64), axis=-1).reshape(len(stream.data), -1)
+    strength = np.linalg.norm(np.nan_to_num(stream.data.astype(np.float64)), axis=-1).reshape(len(stream.data), -1)
     bins = np.linspace(0, len(strength), min(400, len(strength)) + 1).astype(int)[:-1]
     binned = np.maximum.reduceat(strength, bins, axis=0)
     rows = f"{info.shape[0]}x{info.shape[1]} taxels"
@@ -204,7 +221,8 @@ def _traces(info: SensorInfo, stream: Stream, span: tuple[float, float], y: floa
     data = stream.data.reshape(len(stream.data), -1).astype(np.float64)
     keep = np.unique(np.linspace(0, len(data) - 1, min(400, len(data))).astype(int))
     data, times = data[keep][:, :12], stream.times_s[keep]
-    low, high = np.nanmin(data, axis=0), np.nanmax(data, axis=0)
+    data = np.where(np.isfinite(data), data, np.nan)
+    low, high = np.fmin.reduce(data), np.fmax.reduce(data)  # NaN where a channel holds no number
     scaled = np.nan_to_num((data - low) / np.where(high > low, high - low, 1), nan=0.5)
     x = LEFT + (WIDTH - LEFT - RIGHT) * (times - span[0]) / (span[1] - span[0])
     names = info.channels or [f"channel {i}" for i in range(data.shape[1])]

@@ -4,22 +4,21 @@
 What is normal for a channel, such as whether it ever repeats a value, is learnt from the data set itself.
 """
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from multisense.inspect.across import across_logs, across_streams
 from multisense.inspect.channels import named
 from multisense.inspect.findings import Finding, Level, worst_first
-from multisense.inspect.tally import Run, Tally, tally
-from multisense.logs import LogError, NativeLog, SensorLog, survey_logs
-from multisense.logs.media import open_video
-from multisense.logs.pool import POOL
+from multisense.inspect.reading import left_out, recorded, unreadable
+from multisense.inspect.stamps import Run, Speeds, Times
+from multisense.inspect.tally import Tally, Values, tally
+from multisense.logs import LogError, SensorLog, survey_logs
+from multisense.types import SensorInfo
 
 RATE_OFF = 0.01
 """Relative: clock drift is below 0.001, while a wrong nominal rate (29.97 for 30 is allowed) is off by far more."""
@@ -27,6 +26,8 @@ RATE_WRONG = 0.1
 """From here on, windows cut by the nominal rate hold the wrong number of samples: an error."""
 IRREGULAR_SHARE = 0.1
 """Of the steps; above it, the sensor has jitter rather than a hiccup."""
+SOUND_OFF = 0.02
+"""Relative: sound whose speed changes by more from block to block has stamps that jitter; its clock does not."""
 FEW_STEPS = 10
 """Below it, rates and runs mean nothing."""
 RARELY = 0.05
@@ -51,8 +52,6 @@ NOISE_TURNS = 0.1
 """Of pairs of steps: noise turns in 2 of 3, a smooth command almost never, and smooth commands have plateaus."""
 CLIP_RUNS = 5
 """Noise that is cut off touches the limit again and again; a hand that is told to open rests there once or twice."""
-BY_DESIGN = ("bookkeeping",)
-"""Reasons for leaving something out that are worth no word."""
 
 
 def check(path: str | Path) -> list[Finding]:
@@ -66,7 +65,8 @@ def check(path: str | Path) -> list[Finding]:
 
 def check_logs(logs: Sequence[SensorLog], errors: Mapping[str, LogError] | None = None) -> list[Finding]:
     """`check` of logs already open, with the errors of those that did not open, by name."""
-    findings = [_unreadable(name, str(error)) for name, error in (errors or {}).items()]
+    refused = [unreadable(error, name) for name, error in (errors or {}).items()]
+    findings: list[Finding] = []
     tallies: dict[str, dict[str, Tally]] = {}
     for log in logs:
         tallies[log.name] = {}
@@ -74,17 +74,17 @@ def check_logs(logs: Sequence[SensorLog], errors: Mapping[str, LogError] | None 
             try:
                 tallies[log.name][sensor] = tally(log, sensor)
             except LogError as error:
-                findings.append(_unreadable(log.name, str(error), sensor))
+                refused.append(unreadable(error, log.name, sensor))
         for found in tallies[log.name].values():
             findings += _times(log.name, found)
             findings += _pictures(log.name, found)
             findings += _values(log.name, found)
         findings += across_streams(log)
-        findings += _surplus_frames(log)
-    findings += _skipped(logs)
+        refused += recorded(log)
     findings += across_logs(logs, tallies)
     kinds = {name: info.modality for log in logs for name, info in log.sensors.items()}
-    return worst_first(_pooled(_lowered(f) if kinds.get(f.sensor) == "" else f for f in findings))
+    judged = (_lowered(f) if kinds.get(f.sensor) == "" else f for f in findings)
+    return worst_first([*refused, *left_out(logs), *_pooled(judged)])
 
 
 def _lowered(finding: Finding) -> Finding:
@@ -106,64 +106,50 @@ def _pooled(findings: Iterable[Finding]) -> list[Finding]:
     return kept
 
 
-STAMPS = re.compile(r"not increasing: (\S+) at \d+, then (\S+?)[;\s]")
-
-
-def _unreadable(log: str, message: str, sensor: str = "") -> Finding:
-    """What a reader refused: its message names the sensor and, for stamps, what is wrong with them."""
-    named = re.search(r"/streams/([\w.-]+?)(?:/|:|\s|$)", message) or re.search(
-        r" and (\S+) until \S+ s; expected", message
-    )
-    stamps = STAMPS.search(message)
-    if stamps:
-        kind = "duplicate" if stamps[1] == stamps[2] else "backward"
-    elif "expected stamps of one clock" in message:
-        kind = "apart"
-    elif "expected finite numbers" in message:
-        kind = "stamps"
-    elif re.search(r"\d frames .*for (the )?\d+ (times|rows)|expected one time per sample", message):
-        kind = "frames"
-    else:
-        kind = "unreadable"
-    return Finding("error", log, sensor or (named[1] if named else ""), kind, message)
-
-
-def _skipped(logs: Sequence[SensorLog]) -> Iterator[Finding]:
-    """What readers left out: once for the data set where all logs agree, else log by log."""
-    reasons: dict[tuple[str, str], list[str]] = {}
-    for log in logs:
-        for name, reason in getattr(log, "skipped", {}).items():
-            if reason not in BY_DESIGN:
-                reasons.setdefault((name, reason), []).append(log.name)
-    for (name, reason), where in reasons.items():
-        for log in [""] if len(where) == len(logs) > 1 else where:
-            if "not increasing" in reason or "expected finite numbers" in reason:
-                yield _unreadable(log, f"left out: {reason}", name)
-            else:
-                yield Finding("info", log, name, "skipped", f"left out: {reason}")
-
-
 def _times(log: str, found: Tally) -> Iterator[Finding]:
     info, times = found.info, found.times
     if times.steps < FEW_STEPS:
         yield Finding("info", log, info.name, "few", f"only {info.count} samples: too few to judge their clock")
         return
     jitter = times.irregular / times.steps
-    gaps = times.long_gaps if jitter > IRREGULAR_SHARE else times.gaps
-    if jitter > IRREGULAR_SHARE:
+    is_jittery = jitter > IRREGULAR_SHARE
+    if is_jittery:
         message = f"{jitter:.0%} of the steps are irregular, expected about {times.period_s * 1e3:.4g} ms each"
         yield Finding("warning", log, info.name, "jitter", message)
+    elif times.speeds is not None and (message := _uneven(times.speeds)):
+        is_jittery = True
+        yield Finding("warning", log, info.name, "jitter", message)
+    gaps = times.long_gaps if is_jittery else times.gaps
     if gaps.count:
         longest = f"the longest {gaps.stop_s - gaps.start_s:.4g} s"
         message = f"{gaps.count} gaps, {longest}: about {gaps.lost} samples lost beside {info.count}"
         yield Finding("warning", log, info.name, "gap", message, gaps.start_s, gaps.stop_s)
-    mean_s = times.regular_s / max(times.steps - times.gaps.count, 1)
-    measured = 1 / (mean_s if jitter > IRREGULAR_SHARE and mean_s > 0 else times.period_s)
+    measured = _rate(times, info.rate_hz, is_jittery)
     off = abs(measured / info.rate_hz - 1)
     if off > RATE_OFF:
         level: Level = "error" if off > RATE_WRONG else "warning"
         message = f"measured {measured:.6g} Hz, expected {info.rate_hz:.6g} Hz, the nominal rate"
         yield Finding(level, log, info.name, "rate", message)
+
+
+def _uneven(speeds: Speeds) -> str:
+    """What is wrong with the speed of sound from block to block; "" where it is even."""
+    found = speeds.measured()
+    usual = np.median(found) if len(found) >= FEW_STEPS else np.nan
+    share = (np.abs(found / usual - 1) > SOUND_OFF).mean() if len(found) >= FEW_STEPS else 0.0
+    if share <= IRREGULAR_SHARE:
+        return ""
+    low, high = np.quantile(found, [0.01, 0.99])
+    stamped = "were the blocks stamped when they arrived, not when they began?"
+    return f"runs at {low:.0f} to {high:.0f} samples a second, expected one speed; {stamped}"
+
+
+def _rate(times: Times, nominal_hz: float, is_jittery: bool) -> float:
+    """Of an uneven stream the one of mean and median that is the nearer to its nominal rate: some state either."""
+    mean_s = times.regular_s / max(times.steps - times.gaps.count, 1)
+    if not is_jittery or mean_s <= 0:
+        return 1 / times.period_s
+    return min(1 / mean_s, 1 / times.period_s, key=lambda rate: abs(rate / nominal_hz - 1))
 
 
 def _pictures(log: str, found: Tally) -> Iterator[Finding]:
@@ -186,14 +172,7 @@ def _values(log: str, found: Tally) -> Iterator[Finding]:
     values, info = found.values, found.info
     if values is None:
         return
-    never = values.bad == info.count
-    if never.any() and not never.all():
-        message = f"never a number, which some write for what they do not measure: {named(info, never)}"
-        yield Finding("info", log, info.name, "nan", message)
-    if never.all() or (values.bad[~never] > 0).any():
-        message = f"{values.bad.sum()} values are NaN or infinite, in {named(info, values.bad > 0)}"
-        start, stop = float(values.bad_from_s), float(values.bad_to_s)
-        yield Finding("error", log, info.name, "nan", message, start, stop + 1 / info.rate_hz)
+    yield from _numbers(log, values, info)
     sound = info.modality == "audio"
     shortest = DROPOUT_S if sound else FROZEN_S
     if _is_frozen(values.still, values.steps, shortest, RARELY):
@@ -203,6 +182,23 @@ def _values(log: str, found: Tally) -> Iterator[Finding]:
     if sound and values.twins and (values.high > values.low).any():
         message = f"all {len(values.low)} channels are the same, sample by sample: one microphone, stored again"
         yield Finding("info", log, info.name, "twins", message)
+
+
+def _numbers(log: str, values: Values, info: SensorInfo) -> Iterator[Finding]:
+    """Channels that are not always a number."""
+    never = values.bad == info.count
+    if never.any() and not never.all():
+        message = f"never a number, which some write for what they do not measure: {named(info, never)}"
+        yield Finding("info", log, info.name, "nan", message)
+    broken = (values.bad > 0) & (~never | never.all())
+    if not broken.any():
+        return
+    # A motor that is switched on once has numbers at one stretch, beside channels that go on.
+    is_switched = not (broken | never).all() and (values.spells[broken] == 1).all()
+    told = "before and after the numbers" if is_switched else "NaN or infinite"
+    message = f"{values.bad[broken].sum()} values are {told}, in {named(info, broken)}"
+    start, stop = float(values.bad_from_s), float(values.bad_to_s)
+    yield Finding("warning" if is_switched else "error", log, info.name, "nan", message, start, stop + 1 / info.rate_hz)
 
 
 def _is_frozen(still: Run, steps: int, seconds: float, rarely: float) -> bool:
@@ -237,21 +233,3 @@ def _clipped(log: str, found: Tally) -> Iterator[Finding]:
 
 def _over(level: Level, log: str, sensor: str, kind: str, message: str, run: Run) -> Finding:
     return Finding(level, log, sensor, kind, f"{message}, for {run.seconds:.3g} s on end", run.start_s, run.stop_s)
-
-
-def _surplus_frames(log: SensorLog) -> Iterator[Finding]:
-    """Frames in a native log's video beyond its stamps: a lost stamp shifts all later frames. Too few are refused on read."""
-    if not isinstance(log, NativeLog):
-        return
-    with h5py.File(log.path, "r", locking=False) as file:
-        streams = file["streams"]
-        assert isinstance(streams, h5py.Group)  # checked on opening
-        media = {name: group.attrs["media"] for name, group in streams.items() if "media" in group.attrs}
-    for name, video in media.items():
-        try:
-            frames = len(POOL.get(open_video, str(Path(log.path).parent / str(video))).times_s)
-        except LogError:  # reported by the pass over its frames
-            continue
-        if frames > log.sensors[name].count:
-            message = f"{frames} frames in {video} for {log.sensors[name].count} times, expected a time for every frame"
-            yield Finding("error", log.name, name, "frames", message)

@@ -2,23 +2,18 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
 from multisense.inspect.info import sample_bytes
+from multisense.inspect.stamps import Run, Speeds, Times
 from multisense.logs.base import SensorLog
 from multisense.types import SensorInfo, Stream
 
 BLOCK_BYTES = 8 << 20
 """Of samples read at once; their float64 working copies are a few times that."""
-GAP_PERIODS = 1.75
-"""A single lost sample makes a step of 2 periods; jitter of a regular sensor stays well below 0.75."""
-LONG_GAP_PERIODS = 5.0
-"""For sensors that are irregular anyway, such as events on a bus."""
-IRREGULAR = 0.25
-"""A step off by more of a period than this is irregular; schedulers and USB frames stay within."""
 STILL_LEVELS, STILL_MEAN = 16, 0.25
 """Of 255: two frames no farther apart, at most and in the mean, are the same picture. The noise of a real camera and
 anything that moves differ by more."""
@@ -30,86 +25,6 @@ WHITE_LEVEL, WHITE_SHARE = 250, 0.9
 """A picture of which so much is at the ceiling shows nothing."""
 
 
-@dataclass
-class Run:
-    """How often something held, and the longest time for which it did without a break."""
-
-    count: int = 0
-    """Samples or steps for which it held."""
-    longest: int = 0
-    start_s: float = 0.0
-    stop_s: float = 0.0
-    _open: tuple[int, float] = (0, 0.0)
-
-    @property
-    def seconds(self) -> float:
-        return self.stop_s - self.start_s
-
-    def add(self, holds: np.ndarray, starts_s: np.ndarray, stops_s: np.ndarray) -> None:
-        """The next (n,) bool, each over its own [start, stop)."""
-        if not len(holds):
-            return
-        self.count += int(holds.sum())
-        edges = np.flatnonzero(np.diff(np.concatenate([[False], holds, [False]])))
-        first, last = edges[::2], edges[1::2]
-        sizes, since = last - first, starts_s[np.minimum(first, len(holds) - 1)]
-        if self._open[0] and len(first) and first[0] == 0:
-            sizes[0] += self._open[0]
-            since = np.concatenate([[self._open[1]], since[1:]])
-        goes_on = bool(len(last)) and last[-1] == len(holds)
-        self._open = (int(sizes[-1]), float(since[-1])) if goes_on else (0, 0.0)
-        if len(sizes) and sizes.max() > self.longest:
-            at = int(np.argmax(sizes))
-            self.longest, self.start_s, self.stop_s = int(sizes[at]), float(since[at]), float(stops_s[last[at] - 1])
-
-
-@dataclass
-class Gaps:
-    """Steps longer than so many periods."""
-
-    periods: float
-    count: int = 0
-    lost: int = 0
-    """Samples that would have fitted in."""
-    start_s: float = 0.0
-    stop_s: float = 0.0
-    """The longest of them."""
-
-    def add(self, times_s: np.ndarray, period_s: float) -> None:
-        steps = np.diff(times_s)
-        long = np.flatnonzero(steps > self.periods * period_s)
-        if not len(long):
-            return
-        self.count += len(long)
-        self.lost += int(np.round(steps[long] / period_s - 1).sum())
-        at = long[np.argmax(steps[long])]
-        if steps[at] > self.stop_s - self.start_s:
-            self.start_s, self.stop_s = float(times_s[at]), float(times_s[at + 1])
-
-
-@dataclass
-class Times:
-    """The stamps of one stream."""
-
-    period_s: float
-    """Median step of the first block."""
-    steps: int = 0
-    irregular: int = 0
-    regular_s: float = 0.0
-    """Sum of the steps that are no gaps, of which there are `steps - gaps.count`."""
-    gaps: Gaps = field(default_factory=lambda: Gaps(GAP_PERIODS))
-    long_gaps: Gaps = field(default_factory=lambda: Gaps(LONG_GAP_PERIODS))
-
-    def add(self, times_s: np.ndarray) -> None:
-        steps = np.diff(times_s)
-        self.steps += len(steps)
-        short = steps <= GAP_PERIODS * self.period_s
-        self.irregular += int((np.abs(steps[short] / self.period_s - 1) > IRREGULAR).sum())
-        self.regular_s += float(steps[short].sum())
-        self.gaps.add(times_s, self.period_s)
-        self.long_gaps.add(times_s, self.period_s)
-
-
 class Values:
     """The numbers of one stream, channel by channel; (C,) arrays unless said otherwise."""
 
@@ -117,6 +32,9 @@ class Values:
         self.count = 0
         self.bad = np.zeros(channels, int)
         """NaN or infinite."""
+        self.spells = np.zeros(channels, int)
+        """Times at which a channel became a number: 1 where it is one without a break, from first to last."""
+        self._is_number = np.zeros(channels, bool)
         self.bad_from_s, self.bad_to_s = math.inf, -math.inf
         self.low, self.high = np.full(channels, np.inf), np.full(channels, -np.inf)
         self.at_low, self.at_high = np.zeros(channels, int), np.zeros(channels, int)
@@ -137,6 +55,9 @@ class Values:
         x = data.reshape(len(data), -1).astype(np.float64)
         finite = np.isfinite(x)
         self.count += len(x) - fresh
+        before = np.concatenate([self._is_number[None], finite[fresh:-1]])
+        self.spells += (finite[fresh:] & ~before).sum(0)
+        self._is_number = finite[-1]
         if not finite[fresh:].all():
             self.bad += (~finite[fresh:]).sum(0)
             when = times_s[fresh:][~finite[fresh:].all(1)]
@@ -218,20 +139,20 @@ def tally(log: SensorLog, name: str) -> Tally:
     """Read a stream once, from end to end. Raises LogError where its data cannot be read."""
     info = log.sensors[name]
     frames = is_frames(info)
-    found = Tally(info, Times(1 / info.rate_hz), None if frames else Values(math.prod(info.shape)), None)
+    stamps = Times(1 / info.rate_hz, Speeds(info.rate_hz) if info.modality == "audio" else None)
+    found = Tally(info, stamps, None if frames else Values(math.prod(info.shape)), None)
     found.pictures = Pictures() if frames else None
     times, data = np.empty(0), None
     for block in blocks(log, info):
         fresh = 0 if data is None else 1
         times = np.concatenate([times[-1:], block.times_s])
         data = block.data if data is None else np.concatenate([data[-1:], block.data])
-        if not found.times.steps and len(times) > 1:
-            found.times.period_s = float(np.median(np.diff(times)))
         found.times.add(times)
         if found.values is not None:
             found.values.add(times, data, fresh)
         if found.pictures is not None:
             found.pictures.add(times, data, fresh, found.times.period_s)
+    found.times.finish()
     return found
 
 
@@ -240,18 +161,25 @@ def is_frames(info: SensorInfo) -> bool:
     return len(info.shape) in (2, 3) and math.prod(info.shape[:2]) >= 1024
 
 
-def blocks(log: SensorLog, info: SensorInfo, block_bytes: int = BLOCK_BYTES) -> Iterator[Stream]:
-    """The stream in pieces of about `block_bytes`, none empty.
+def blocks(
+    log: SensorLog,
+    info: SensorInfo,
+    block_bytes: int = BLOCK_BYTES,
+    start_s: float = -math.inf,
+    stop_s: float = math.inf,
+) -> Iterator[Stream]:
+    """The stream, or its samples with start_s <= time < stop_s, in pieces of about `block_bytes`, none empty.
 
     A stream with long gaps is read in longer steps, so that the number of pieces stays a small multiple of its size.
     """
     size = sample_bytes(info) + 8
-    span = max(info.stop_s - info.start_s, 1 / info.rate_hz)
+    begin, end = max(info.start_s, start_s), min(info.stop_s, stop_s)
+    span = max(end - begin, 1 / info.rate_hz)
     pieces = 4 * math.ceil(info.count * size / block_bytes) + 64
     step = max(block_bytes / size / info.rate_hz, span / pieces)
     for k in range(math.ceil(span / step)):
-        # The last piece has no end: the last stamp may be rounded past `stop_s`.
-        stop = info.start_s + (k + 1) * step if (k + 1) * step < span else math.inf
-        block = log.read(info.name, -math.inf if k == 0 else info.start_s + k * step, stop)
+        # The last piece ends where asked, not at `stop_s` of the stream: its last stamp may be rounded past that.
+        stop = begin + (k + 1) * step if (k + 1) * step < span else stop_s
+        block = log.read(info.name, start_s if k == 0 else begin + k * step, stop)
         if len(block.times_s):
             yield block

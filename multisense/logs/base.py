@@ -1,15 +1,43 @@
 """What every log looks like from outside, and the errors it may raise."""
 
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
 from multisense.types import Label, SensorInfo, Stream
 
+Kind = Literal["unreadable", "stamps", "backward", "duplicate", "apart", "frames", "rate"]
+"""What is wrong: stamps that are no times, run backwards, come twice or are of another clock; not as many of them as of
+samples; a rate that nothing can have; else only that it cannot be read."""
+
 
 class LogError(ValueError):
     """A log that cannot be read as it claims to be: says which file, what was found, what was expected and the fix."""
+
+    def __init__(self, message: str, kind: Kind = "unreadable", sensor: str = "") -> None:
+        """`sensor` is the one that is at fault; "" where it is the whole log, or whoever catches it knows."""
+        super().__init__(message)
+        self.kind: Kind = kind
+        self.sensor = sensor
+
+    @property
+    def reason(self) -> "Reason":
+        return Reason(str(self), self.kind)
+
+
+class Reason(str):
+    """Why a reader left something out: a text that knows whether that is a fault, and of which kind."""
+
+    kind: Kind
+
+    def __new__(cls, text: str, kind: Kind) -> "Reason":
+        reason = super().__new__(cls, text)
+        reason.kind = kind
+        return reason
+
+    def __getnewargs__(self) -> tuple[str, Kind]:
+        return str(self), self.kind
 
 
 @runtime_checkable
@@ -48,6 +76,8 @@ class Picks(Protocol):
         ...
 
 
-def log_error(where: str, found: str, expected: str, fix: str) -> LogError:
+def log_error(
+    where: str, found: str, expected: str, fix: str, *, kind: Kind = "unreadable", sensor: str = ""
+) -> LogError:
     """A LogError in the one form they all have. `where` starts with the file, then the place in it."""
-    return LogError(f"{where}: found {found}; expected {expected}. {fix}")
+    return LogError(f"{where}: found {found}; expected {expected}. {fix}", kind, sensor)

@@ -98,7 +98,7 @@ def check_times(times: np.ndarray, count: int, where: str) -> None:
     """Raise LogError unless `times` is (count,), finite and strictly increasing."""
     if times.shape != (count,):
         found = f"times of shape {times.shape} for {count} samples"
-        raise log_error(where, found, "one time per sample", "Write as many times as samples.")
+        raise log_error(where, found, "one time per sample", "Write as many times as samples.", kind="frames")
     _check_increasing(times, "times", where)
     _check_span(times, where)
 
@@ -114,14 +114,14 @@ def check_anchors(anchors: np.ndarray, where: str) -> None:
     if not ((step > finest) & (step < LONGEST_S)).all():
         at = int(np.argmin((step > finest) & (step < LONGEST_S)))
         found = f"samples {step[at]:.3g} s apart after anchor {at}"
-        raise log_error(where, found, "steps that a clock can have", "Drop the anchor.")
+        raise log_error(where, found, "steps that a clock can have", "Drop the anchor.", kind="stamps")
 
 
 def check_rate(rate_hz: float, where: str) -> None:
     """Raise LogError unless a nominal rate is one that something can have."""
     if not 1 / LONGEST_S <= rate_hz <= FASTEST_HZ:
         found = f"rate_hz={rate_hz!r}"
-        raise log_error(where, found, f"{1 / LONGEST_S:.2g} to {FASTEST_HZ:.2g}", "Give the nominal rate in hertz.")
+        raise log_error(where, found, f"{1 / LONGEST_S:.2g} to {FASTEST_HZ:.2g}", "Give the nominal rate.", kind="rate")
 
 
 def check_together(spans: Mapping[str, tuple[float, float]], where: str) -> None:
@@ -130,7 +130,9 @@ def check_together(spans: Mapping[str, tuple[float, float]], where: str) -> None
     last = max(spans, key=lambda name: spans[name][1])
     if spans[last][1] - spans[first][0] > LONGEST_S:
         found = f"{first} from {spans[first][0]:.6g} s on and {last} until {spans[last][1]:.6g} s"
-        raise log_error(where, found, "stamps of one clock", "Stamp all sensors by one clock.")
+        raise log_error(
+            where, found, "stamps of one clock", "Stamp all sensors by one clock.", kind="apart", sensor=last
+        )
 
 
 def _check_span(seconds: np.ndarray, where: str) -> None:
@@ -139,16 +141,19 @@ def _check_span(seconds: np.ndarray, where: str) -> None:
     first, last = float(seconds[0]), float(seconds[-1])
     if not -FARTHEST_S <= first <= last <= FARTHEST_S or last - first > LONGEST_S:
         found = f"times from {first:.6g} to {last:.6g} s"
-        raise log_error(where, found, "years at most, in this millennium", "Check their unit; or they are damaged.")
+        fix = "Check their unit; or they are damaged."
+        raise log_error(where, found, "years at most, in this millennium", fix, kind="stamps")
 
 
 def _check_increasing(values: np.ndarray, what: str, where: str) -> None:
     finite = np.isfinite(values)
     if not finite.all():
         at = int(np.argmin(finite))
-        raise log_error(where, f"{what} with {values[at]} at {at}", "finite numbers", "Drop the sample or stamp it.")
+        found, fix = f"{what} with {values[at]} at {at}", "Drop the sample or stamp it."
+        raise log_error(where, found, "finite numbers", fix, kind="stamps")
     step = np.diff(values)
     if (step <= 0).any():
         at = int(np.argmax(step <= 0))
         found = f"{what} not increasing: {values[at]:.9g} at {at}, then {values[at + 1]:.9g}"
-        raise log_error(where, found, "strictly increasing", "Sort them, or drop the samples stamped twice.")
+        kind = "backward" if step[at] < 0 else "duplicate"
+        raise log_error(where, found, "strictly increasing", "Sort them, or drop those stamped twice.", kind=kind)

@@ -189,8 +189,8 @@ class ForeignLog:
         """`files` are all that the log is read from (`path` alone by default); `skipped` says, by name, why something in
         them is no sensor; `notes` says, by sensor, what a reader had to decide, such as which of two stamps it took."""
         self.name, self.path = name, path
-        self._sensors = {sensor.info.name: sensor for sensor in sensors}
-        self.sensors: Mapping[str, SensorInfo] = {name: sensor.info for name, sensor in self._sensors.items()}
+        self._parts = {sensor.info.name: sensor for sensor in sensors}
+        self.sensors: Mapping[str, SensorInfo] = {name: sensor.info for name, sensor in self._parts.items()}
         self.labels: Mapping[str, Label] = {label.name: label for label in labels}
         self.skipped: Mapping[str, str] = dict(skipped or {})
         self.notes: Mapping[str, str] = dict(notes or {})
@@ -202,21 +202,18 @@ class ForeignLog:
 
     def read(self, sensor: str, start_s: float, stop_s: float) -> Stream:
         """The samples of `sensor` with start_s <= time < stop_s, decoding or reading no others."""
-        if sensor not in self._sensors:
-            where = f"{self.path}: {self.name}"
-            raise log_error(where, f"no sensor '{sensor}'", f"one of {sorted(self._sensors)}", "Check the name.")
-        found = self._sensors[sensor]
+        found = self.sensor(sensor)
         first, last = found.clock.span(start_s, stop_s)
         return self._stream(found, found.clock.times(first, last), found.samples.read(first, last))
 
     def times(self, sensor: str, start_s: float, stop_s: float) -> np.ndarray:
         """The times of what `read` would give."""
-        clock = self._sensors[sensor].clock
+        clock = self.sensor(sensor).clock
         return clock.times(*clock.span(start_s, stop_s))
 
     def pick(self, sensor: str, start_s: float, stop_s: float, places: np.ndarray) -> Stream:
         """Of what `read` would give the samples at `places`, decoding no other frame."""
-        found = self._sensors[sensor]
+        found = self.sensor(sensor)
         if not isinstance(found.samples, Pickable):
             stream = self.read(sensor, start_s, stop_s)
             return Stream(sensor, stream.times_s[places], stream.data[places], stream.rate_hz)
@@ -229,6 +226,13 @@ class ForeignLog:
             where, found = f"{self.path}: {self.name}/{name}", f"{len(values)} samples"
             raise log_error(where, found, f"{len(times_s)}, as many as stamps", "Copy it again.")
         return Stream(name, times_s, values, sensor.info.rate_hz)
+
+    def sensor(self, name: str) -> Sensor:
+        """One of `sensors` with its clock and where its samples lie."""
+        if name not in self._parts:
+            where = f"{self.path}: {self.name}"
+            raise log_error(where, f"no sensor '{name}'", f"one of {sorted(self._parts)}", "Check the name.")
+        return self._parts[name]
 
     def fingerprint(self) -> str:
         return fingerprint_files(self._files, self.name)

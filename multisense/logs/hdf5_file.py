@@ -5,7 +5,7 @@ other files are refused.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +19,7 @@ from multisense.logs.clock import FARTHEST_S
 from multisense.logs.foreign import Images, Samples, decode_image
 from multisense.logs.native_write import FORMAT
 from multisense.logs.pool import POOL
+from multisense.logs.unfinished import open_hdf5
 
 LARGEST_BYTES = 1 << 28
 """Of one sample or one chunk, which HDF5 holds in memory at once."""
@@ -60,7 +61,7 @@ class Hdf5File:
         self.path = path
         self._arrays: dict[str, h5py.Dataset] = {}
         with naming_damage(path):
-            self._file = h5py.File(path, "r", locking=False)
+            self._file = open_hdf5(path)
 
     def close(self) -> None:
         self._file.close()
@@ -238,13 +239,24 @@ def gather(makers: Mapping[str, Callable[[], T]]) -> tuple[dict[str, T], dict[st
         try:
             made[name] = make()
         except LogError as error:
-            reasons[name] = str(error)
+            reasons[name] = error.reason
     return made, reasons
 
 
 def is_native(file: Hdf5File) -> bool:
     """Whether this is a native log, which other formats leave alone."""
     return file.attribute("/", "format") == FORMAT
+
+
+def is_native_file(path: Path) -> bool:
+    """The same of whatever lies there; what cannot be opened is none: its own opener will say why."""
+    if not path.is_file() or not h5py.is_hdf5(path):  # a pipe would wait for its writer
+        return False
+    try:
+        with closing(Hdf5File(str(path))) as file:  # not from the pool, so that it does not stay open
+            return is_native(file)
+    except LogError:
+        return False
 
 
 def hdf5_files(folder: Path) -> list[Path]:

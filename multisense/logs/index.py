@@ -14,20 +14,14 @@ class FolderIndex:
     """The headers of the native logs of one folder. A log that changed, or whose media did, is read again."""
 
     def __init__(self, folder: Path):
-        self._folder, self._memory, self._asked = folder, Memory("logs", folder), []
-
-    def names(self) -> list[str]:
-        """Of the logs, where the folder held nothing else and has gained and lost no file; otherwise none."""
-        names = self._memory.recall(".", stamp_of(os.path.realpath(self._folder)))
-        is_list = isinstance(names, list) and all(
-            isinstance(name, str) and name == os.path.basename(name) for name in names
-        )
-        return names if is_list else []
+        self._memory = Memory("logs", folder)
 
     def open(self, file: Path) -> NativeLog:
         """As `NativeLog`, which it opens where it does not know the file. Labels are read when they are asked for."""
-        self._asked.append(file.name)
-        stamp = stamp_of(os.path.realpath(file) if os.path.islink(file) else str(file))
+        try:
+            stamp = stamp_of(os.path.realpath(file) if os.path.islink(file) else str(file))
+        except OSError:  # gone since the folder was listed
+            return NativeLog(file)
         facts = self._memory.recall(file.name, stamp)
         header = None if facts is None else _header(facts, file.parent)
         if header is not None:
@@ -38,10 +32,8 @@ class FolderIndex:
             self._memory.keep(file.name, stamp, facts)
         return log
 
-    def save(self, count: int) -> None:
-        """Keep what was read; and the names, if all of the `count` logs in the folder were asked for here."""
-        if len(self._asked) == count and self._asked != self.names():
-            self._memory.keep(".", stamp_of(os.path.realpath(self._folder)), self._asked)
+    def save(self) -> None:
+        """Keep what was read, for other processes."""
         self._memory.save()
 
 
@@ -52,6 +44,7 @@ def _facts(header: Header, folder: Path) -> dict[str, Any] | None:
         "attributes": header.attributes,
         "media": {sensor: [name, stamp_of(str(folder / name))] for sensor, name in media.items()},
         "sensors": [asdict(info) for info in header.sensors.values()],
+        "dropped": header.dropped,
     }
     is_plain = all(isinstance(value, (str, int, float)) for value in header.attributes.values())
     return facts if is_plain and not header.attributes.get("recording") else None
@@ -67,6 +60,6 @@ def _header(facts: dict[str, Any], folder: Path) -> Header | None:
             SensorInfo(**{**info, "shape": tuple(info["shape"]), "channels": tuple(info["channels"])})
             for info in facts["sensors"]
         ]
-        return Header(dict(facts["attributes"]), media, {info.name: info for info in infos})
+        return Header(dict(facts["attributes"]), {info.name: info for info in infos}, media, dict(facts["dropped"]))
     except (OSError, KeyError, TypeError, ValueError, AttributeError):  # read the log itself, which says what is wrong
         return None

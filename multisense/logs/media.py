@@ -235,33 +235,6 @@ def write_video(path: str, frames: np.ndarray, rate_hz: float, group: int = 10) 
         container.mux(stream.encode(None))
 
 
-def read_audio(path: str, track: int = 0) -> tuple[np.ndarray, np.ndarray, float]:
-    """An audio track as (samples (N, C) float32, anchors (K, 2) of (sample, seconds), rate_hz), ready for a Recording.
-
-    There is an anchor wherever the track's own stamps leave the straight line by more than half a sample.
-    """
-    blocks, anchors, count, rate_hz = [], [], 0, 0.0
-    try:
-        with open_container(path) as container:
-            if len(container.streams.audio) <= track:
-                found = f"{len(container.streams.audio)} audio tracks"
-                raise log_error(path, found, f"a track {track}", "Choose another track.")
-            for frame in container.decode(audio=track):
-                rate_hz, stamp = frame.sample_rate, float(frame.time or 0.0)
-                if not anchors or abs(stamp - anchors[-1][1] - (count - anchors[-1][0]) / rate_hz) > 0.5 / rate_hz:
-                    anchors.append((count, stamp))
-                planes = frame.to_ndarray()
-                channels = len(frame.layout.channels)
-                blocks.append(planes.T if frame.format.is_planar else planes.reshape(-1, channels))
-                count += frame.samples
-        samples = np.concatenate(blocks)  # raises ValueError where there are none, or of several channel counts
-    except LogError:
-        raise
-    except (FFmpegError, OSError, ValueError, MemoryError) as error:
-        raise _unreadable(path, error) from error
-    return samples, np.array(anchors, np.float64), float(rate_hz)
-
-
 def _checked_indices(indices: Sequence[int] | np.ndarray, count: int, path: str) -> tuple[np.ndarray, np.ndarray]:
     """Distinct indices, increasing, and the place of each asked-for one among them."""
     asked = np.asarray(indices, np.int64)

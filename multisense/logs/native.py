@@ -5,6 +5,7 @@ attrs  format="multisense-log"  version=1  source=<text>  ...
     times    float64 (N,)      seconds on the log's clock, strictly increasing
     anchors  float64 (K, 2)    (sample index, seconds), piecewise linear, instead of times
     data     (N, *sample)      absent when the file `media`, beside the log, holds the frames
+    dropped  an attribute, by `LogWriter` only: how many samples a slow disk cost
     flushed  int64 (2,)        by `LogWriter` only: how many rows of data, and of times or anchors, are whole
 /labels/<name>      attrs: reduce, classes, units; `times` and `data`, or an attribute `value` for one per log
 /clock/<sensor>     attrs: offset_s, drift_ppm; applied when reading (see `clock.corrected` for the signs)
@@ -22,7 +23,7 @@ from typing import Any, get_args
 import h5py
 import numpy as np
 
-from multisense.logs.base import log_error
+from multisense.logs.base import LogError, log_error
 from multisense.logs.clock import (
     FARTHEST_S,
     AnchoredClock,
@@ -51,10 +52,12 @@ EVERY_ROW = 1 << 62
 class Header:
     """What a log says of itself before any of its data are read."""
 
-    attributes: dict[str, Any]
-    media: dict[str, str]
-    """Path of the media file of each sensor that has one."""
+    attributes: Mapping[str, Any]
     sensors: Mapping[str, SensorInfo]
+    media: Mapping[str, str]
+    """Where the frames of a sensor lie, if beside the log."""
+    dropped: Mapping[str, int]
+    """How many samples a recorder left out because its disk was too slow; only the sensors where it did."""
 
 
 class NativeLog:
@@ -73,42 +76,30 @@ class NativeLog:
         self.path = str(path)
         self.name = Path(path).stem
         self._labels: Mapping[str, Label] | None = None
-        if known is not None:
-            self.attributes, self._media, self.sensors = known.attributes, known.media, known.sensors
-            self.source = str(self.attributes.get("source", ""))
-            return
-        with _opened(self.path) as file:
-            self.attributes = {key: _plain(value) for key, value in file.attrs.items()}
-            self.source = str(self.attributes.get("source", ""))
-            names = map(str, _group(file, "streams", self.path))
-            groups = {name: _group(file, f"streams/{name}", self.path) for name in names}
-            streams = {name: group for name, group in groups.items() if _flushed(group, self.path)[0]}
-            self._media = {name: _media(group, self.path) for name, group in streams.items() if "media" in group.attrs}
-            self.sensors = {
-                name: _info(file, group, self._media.get(name), self.path) for name, group in streams.items()
-            }
-            self._labels = {label.name: label for label in _labels(file, self.path)}
+        if known is None:
+            with _opened(self.path) as file:
+                known = _header(file, self.path)
+                self._labels = {label.name: label for label in _labels(file, self.path)}
+        self.header = known
+        self.attributes, self.sensors = known.attributes, known.sensors
+        self.media, self.dropped = known.media, known.dropped
+        self.source = str(self.attributes.get("source", ""))
         if not self.sensors:
             raise log_error(f"{self.path}: /streams", "no sensor", "at least one", "Record something.")
         check_together({name: (info.start_s, info.stop_s) for name, info in self.sensors.items()}, self.path)
 
     @property
     def labels(self) -> Mapping[str, Label]:
+        """Ground truth, by name; read when first asked for where the header was known."""
         if self._labels is None:
             with _opened(self.path) as file:
                 self._labels = {label.name: label for label in _labels(file, self.path)}
         return self._labels
 
-    @property
-    def header(self) -> Header:
-        return Header(self.attributes, self._media, self.sensors)
-
     def read(self, sensor: str, start_s: float, stop_s: float) -> Stream:
         """The samples of `sensor` with start_s <= time < stop_s, decoding or reading no others."""
-        if sensor not in self.sensors:
-            raise log_error(self.path, f"no sensor '{sensor}'", f"one of {sorted(self.sensors)}", "Check the name.")
         with naming_damage(self.path):
-            clock, data = POOL.get(_OpenLog, self.path).stream(sensor)
+            clock, data = self._stream(sensor)
             first, last = clock.span(start_s, stop_s)
             values = self._frames(sensor, np.arange(first, last)) if data is None else data[first:last]
         return Stream(sensor, clock.times(first, last), values, self.sensors[sensor].rate_hz)
@@ -116,22 +107,27 @@ class NativeLog:
     def times(self, sensor: str, start_s: float, stop_s: float) -> np.ndarray:
         """The times of what `read` would give."""
         with naming_damage(self.path):
-            clock, _ = POOL.get(_OpenLog, self.path).stream(sensor)
-            return clock.times(*clock.span(start_s, stop_s))
+            clock, _ = self._stream(sensor)
+        return clock.times(*clock.span(start_s, stop_s))
 
     def pick(self, sensor: str, start_s: float, stop_s: float, places: np.ndarray) -> Stream:
         """Of what `read` would give the samples at `places`, decoding no other frame."""
         with naming_damage(self.path):
-            clock, data = POOL.get(_OpenLog, self.path).stream(sensor)
+            clock, data = self._stream(sensor)
             first, last = clock.span(start_s, stop_s)
             values = self._frames(sensor, first + places) if data is None else data[first:last][places]
         return Stream(sensor, clock.times(first, last)[places], values, self.sensors[sensor].rate_hz)
 
     def fingerprint(self) -> str:
-        return fingerprint_files([self.path, *self._media.values()])
+        return fingerprint_files([self.path, *self.media.values()])
+
+    def _stream(self, sensor: str) -> tuple[Clock, h5py.Dataset | None]:
+        if sensor not in self.sensors:
+            raise log_error(self.path, f"no sensor '{sensor}'", f"one of {sorted(self.sensors)}", "Check the name.")
+        return POOL.get(OpenLog, self.path).stream(sensor)
 
     def _frames(self, sensor: str, places: np.ndarray) -> np.ndarray:
-        video = POOL.get(open_video, self._media[sensor])
+        video = POOL.get(open_video, self.media[sensor])
         _check_video(video, self.sensors[sensor], f"{self.path}: /streams/{sensor}")
         return video.frames(places)
 
@@ -139,7 +135,7 @@ class NativeLog:
         return f"NativeLog({self.path!r}, sensors={list(self.sensors)}, labels={list(self.labels)})"
 
 
-class _OpenLog:
+class OpenLog:
     """The open HDF5 file of a log, with the clock and data set of each stream once asked for."""
 
     def __init__(self, path: str) -> None:
@@ -171,12 +167,39 @@ def _opened(path: str) -> Iterator[h5py.File]:
         yield file
 
 
+def _header(file: h5py.File, path: str) -> Header:
+    names = map(str, _group(file, "streams", path))
+    groups = {name: _group(file, f"streams/{name}", path) for name in names}
+    streams = {name: group for name, group in groups.items() if _flushed(group, path)[0]}
+    media: dict[str, str] = {}
+    sensors: dict[str, SensorInfo] = {}
+    for name, group in streams.items():
+        with _naming(name):
+            if "media" in group.attrs:
+                media[name] = _media(group, path)
+            sensors[name] = _info(file, group, media.get(name), path)
+    attributes = {key: _plain(value) for key, value in file.attrs.items()}
+    lost = {name: _plain(group.attrs.get("dropped")) for name, group in streams.items()}
+    dropped = {name: n for name, n in lost.items() if isinstance(n, int) and n > 0}
+    return Header(attributes, sensors, media, dropped)
+
+
 def _check_header(file: h5py.File, path: str) -> None:
     form, version = _plain(file.attrs.get("format")), _plain(file.attrs.get("version"))
     if form != FORMAT:
         raise log_error(path, f"attribute format={form!r}", f"{FORMAT!r}", "Write it with `write_log`.")
     if version != VERSION:
         raise log_error(path, f"format version {version!r}", f"{VERSION}", "Update multisense, or write the log anew.")
+
+
+@contextmanager
+def _naming(sensor: str) -> Iterator[None]:
+    """Errors in here are of that sensor."""
+    try:
+        yield
+    except LogError as error:
+        error.sensor = sensor
+        raise
 
 
 def _info(file: h5py.File, group: h5py.Group, media: str | None, path: str) -> SensorInfo:
@@ -288,7 +311,8 @@ def _frame_shape(group: h5py.Group, media: str) -> tuple[int, ...]:
 def _check_video(video: Video, info: SensorInfo, where: str) -> None:
     if len(video.times_s) < info.count:
         found = f"{len(video.times_s)} frames in {Path(video.path).name} for {info.count} times"
-        raise log_error(where, found, "a frame for every time", "The video was cut short: copy or encode it again.")
+        fix = "The video was cut short: copy or encode it again."
+        raise log_error(where, found, "a frame for every time", fix, kind="frames", sensor=info.name)
     if video.shape != info.shape:
         found = f"frames of shape {video.shape} in {Path(video.path).name}"
         raise log_error(where, found, f"{info.shape}", "Is this the video of another log?")

@@ -9,8 +9,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from multisense.logs.base import log_error
-from multisense.logs.clock import check_anchors, check_times
+from multisense.logs.base import LogError, log_error
+from multisense.logs.clock import AnchoredClock, check_anchors, check_rate, check_times, check_together
 from multisense.logs.media import write_video
 from multisense.types import Label
 
@@ -65,28 +65,65 @@ def write_log(
     path.parent.mkdir(parents=True, exist_ok=True)
     for recording in recordings.values():
         if recording.media:
-            _write_media(_beside(path, recording), recording)
+            _write_media(media_path(path, recording.media), recording)
     partial = path.with_name(f".{path.name}.partial")
     with h5py.File(partial, "w", libver="v110") as file:
         file.attrs.update({"format": FORMAT, "version": VERSION, "source": source, **(attributes or {})})
         for name, recording in recordings.items():
             _write_stream(file.create_group(f"streams/{name}"), path, recording)
         for label in labels:
-            _write_label(file.create_group(f"labels/{label.name}"), label)
-    _publish(partial, path)
+            write_label(file.create_group(f"labels/{label.name}"), label)
+    publish_new(partial, path)
 
 
 def _write_media(target: Path, recording: Recording) -> None:
     partial = target.with_name(f".{target.name}.partial")
     write_video(str(partial), recording.data, recording.rate_hz)
-    _publish(partial, target)
+    publish(partial, target)
 
 
-def _publish(partial: Path, target: Path) -> None:
-    """Give a finished file its name only once its bytes are on the disk."""
-    with open(partial, "rb") as file:
-        os.fsync(file.fileno())
+def publish(partial: Path, target: Path) -> None:
+    """Give a finished file its name, which another may have had, only once its bytes are on the disk."""
+    _sync(partial)
     os.replace(partial, target)
+
+
+def publish_new(partial: Path, target: Path) -> None:
+    """The same for a name that nothing had. Raises LogError, and removes `partial`, where something has it by now."""
+    _sync(partial)
+    try:
+        _rename_new(partial, target)
+    except FileExistsError as error:
+        partial.unlink()
+        raise existing(target) from error
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _rename_new(partial: Path, target: Path) -> None:
+    """A rename would replace what is there, a link does not; some file systems have none."""
+    try:
+        os.link(partial, target)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if target.exists():
+            raise FileExistsError(target) from error
+        os.replace(partial, target)
+    else:
+        partial.unlink()
+
+
+def existing(path: Path) -> LogError:
+    return log_error(str(path), "an existing file", "a new name", "Delete it first if it may go.")
+
+
+def media_path(path: Path, media: str) -> Path:
+    """Where the media file of a sensor lies: beside the log `path`."""
+    return path.with_name(f"{path.stem}.{media}")
 
 
 def _write_stream(group: h5py.Group, path: Path, recording: Recording) -> None:
@@ -96,7 +133,7 @@ def _write_stream(group: h5py.Group, path: Path, recording: Recording) -> None:
     kind, stamps = ("times", recording.times_s) if recording.anchors is None else ("anchors", recording.anchors)
     group.create_dataset(kind, data=np.asarray(stamps, np.float64))
     if recording.media:
-        group.attrs.update({"media": _beside(path, recording).name, "shape": recording.data.shape[1:]})
+        group.attrs.update({"media": media_path(path, recording.media).name, "shape": recording.data.shape[1:]})
     else:
         group.create_dataset("data", data=recording.data, chunks=_chunks(recording.data))
 
@@ -109,7 +146,7 @@ def _chunks(data: np.ndarray) -> tuple[int, ...] | None:
     return (1 if is_image else CHUNK_ROWS * max(1, 64 // data[0].size), *data.shape[1:])
 
 
-def _write_label(group: h5py.Group, label: Label) -> None:
+def write_label(group: h5py.Group, label: Label) -> None:
     data = label.data.astype(np.uint8) if label.data.dtype == bool else label.data
     group.attrs.update({"reduce": label.reduce, "units": label.units})
     if label.classes:
@@ -121,38 +158,55 @@ def _write_label(group: h5py.Group, label: Label) -> None:
         group.create_dataset("data", data=data)
 
 
-def _beside(path: Path, recording: Recording) -> Path:
-    return path.with_name(f"{path.stem}.{recording.media}")
-
-
 def _check(path: Path, recordings: Mapping[str, Recording], labels: list[Label], attributes: Mapping) -> None:
     if path.exists():
-        raise log_error(str(path), "an existing file", "a new name", "Delete it first if it may go.")
+        raise existing(path)
     if not recordings:
         raise log_error(str(path), "no recordings", "at least one sensor", "Record something.")
     reserved = sorted({"format", "version", "source"} & set(attributes))
     if reserved:
         raise log_error(str(path), f"attributes {reserved}", "names other than these", "They are set by the writer.")
     for name, recording in recordings.items():
-        _check_name(name, f"{path}: sensor '{name}'")
-        _check_recording(recording, f"{path}: sensor '{name}'")
+        check_name(name, f"{path}: sensor '{name}'")
+        check_recording(recording, f"{path}: sensor '{name}'")
+    check_media_files(path, {name: recording.media for name, recording in recordings.items()})
+    check_together({name: _ends(recording) for name, recording in recordings.items()}, str(path))
     for label in labels:
-        _check_name(label.name, f"{path}: label '{label.name}'")
-        _check_label(label, f"{path}: label '{label.name}'")
+        check_name(label.name, f"{path}: label '{label.name}'")
+        check_label(label, f"{path}: label '{label.name}'")
 
 
-def _check_name(name: str, where: str) -> None:
+def check_media_files(path: Path, media: Mapping[str, str]) -> None:
+    """Raise LogError where the media of two sensors, or of one and the log `path`, would be one file."""
+    taken = {path.name.lower(): "the log itself"}
+    for sensor, name in media.items():
+        file = media_path(path, name).name
+        if name and file.lower() in taken:
+            found = f"{file}, which is {taken[file.lower()]}"
+            raise log_error(f"{path}: sensor '{sensor}': media", found, "a file of its own", "Choose another name.")
+        taken[file.lower()] = f"that of '{sensor}'"
+
+
+def _ends(recording: Recording) -> tuple[float, float]:
+    """Its first and last second, as a reader takes them."""
+    if recording.times_s is not None:
+        return float(recording.times_s[0]), float(recording.times_s[-1]) + 1 / recording.rate_hz
+    clock = AnchoredClock(np.asarray(recording.anchors, np.float64), recording.rate_hz, len(recording.data))
+    first, last = clock.times(0, 1)[0], clock.times(clock.count - 1, clock.count)[0]
+    return float(first), float(last) + 1 / recording.rate_hz
+
+
+def check_name(name: str, where: str) -> None:
     if not re.fullmatch(r"[\w-][\w.-]*", name):
         raise log_error(where, f"the name {name!r}", "letters, digits, '_', '-' and '.'", "Choose another name.")
 
 
-def _check_recording(recording: Recording, where: str) -> None:
+def check_recording(recording: Recording, where: str) -> None:
     data = recording.data
     if data.ndim == 0 or not len(data) or data.dtype.kind not in "biuf":
         found = f"{data.dtype} data of shape {data.shape}"
         raise log_error(where, found, "numbers of shape (N, *sample), N >= 1", "Leave out a sensor without samples.")
-    if not 0 < recording.rate_hz < float("inf"):
-        raise log_error(where, f"rate_hz={recording.rate_hz}", "a positive number", "Give the nominal rate in hertz.")
+    check_rate(recording.rate_hz, where)
     if (recording.times_s is None) == (recording.anchors is None):
         found = "neither times_s nor anchors" if recording.times_s is None else "both times_s and anchors"
         raise log_error(where, found, "exactly one of them", "Anchors are for audio, times for everything else.")
@@ -170,7 +224,7 @@ def _check_recording(recording: Recording, where: str) -> None:
 def _check_media(recording: Recording, where: str) -> None:
     if not recording.media:
         return
-    _check_name(recording.media, f"{where}: media")
+    check_name(recording.media, f"{where}: media")
     if recording.times_s is None:
         raise log_error(where, "anchors with media", "times_s for frames", "Give one time per frame.")
     if recording.data.dtype != np.uint8 or recording.data.ndim != 4 or recording.data.shape[3] != 3:
@@ -178,7 +232,7 @@ def _check_media(recording: Recording, where: str) -> None:
         raise log_error(where, found, "uint8 frames (N, H, W, 3) for media", "Drop `media` or convert the frames.")
 
 
-def _check_label(label: Label, where: str) -> None:
+def check_label(label: Label, where: str) -> None:
     if label.data.dtype.kind not in "biuf":
         raise log_error(where, f"{label.data.dtype} values", "numbers", "Give classes as integers with `classes`.")
     if label.times_s is not None:

@@ -1,9 +1,11 @@
 """Opening what is at a path, whatever its format: recognised by what is in it, never by a name alone."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import h5py
 
@@ -12,12 +14,20 @@ from multisense.logs.base import LogError, SensorLog, log_error
 from multisense.logs.formats import droid, folder, hdf5, mapping, mcap, rlds, ros, ulog, vrs, xdf, zarr_buffer
 from multisense.logs.formats.lerobot import LeRobotLog
 from multisense.logs.formats.lerobot_meta import read_root
+from multisense.logs.hdf5_file import is_native_file
 from multisense.logs.index import FolderIndex
 from multisense.logs.native import NativeLog
 
 SUFFIXES = (".h5", ".hdf5")
-FORMATS = (mapping, droid, hdf5, ros, mcap, zarr_buffer, rlds, xdf, ulog, vrs)
-"""Asked in this order, so that the more particular comes first: a bag's folder holds MCAP files as well."""
+WHOLE = (mapping, droid, zarr_buffer, rlds)
+"""Formats of which a folder is one data set. Asked first, and in this order: the more particular comes before."""
+MANY = (hdf5, ros, mcap)
+"""Formats of which a folder may hold files beside others."""
+SINGLE = (zarr_buffer, xdf, ulog, vrs)
+"""Formats of which a folder holds logs one by one."""
+
+Opener = Callable[[], SensorLog]
+OpenNative = Callable[[Path], SensorLog]
 
 
 def open_log(path: str | Path) -> SensorLog:
@@ -28,16 +38,17 @@ def open_log(path: str | Path) -> SensorLog:
     candidates = _candidates(path)
     if len(candidates) > 1:
         raise log_error(str(path), f"{len(candidates)} logs", "one", "Use `open_logs`, or name one file.")
-    return next(iter(candidates.values()))()
+    return _opened(*next(iter(candidates.items())))
 
 
 def open_logs(path: str | Path) -> list[SensorLog]:
     """All logs at `path`, sorted by name; raises the LogError of the first that cannot be opened.
 
     `path` is a native log or a folder of them, anything of a foreign format (a file, its folder, or a folder of such
-    files), a plain folder of media and tables, or `hf://datasets/OWNER/NAME`.
+    files), a plain folder of media and tables, or `hf://datasets/OWNER/NAME`. Logs are named by their files, without the
+    suffix where that tells them apart.
     """
-    return [open_one() for _, open_one in _indexed(path)]
+    return [_opened(name, opener) for name, opener in _indexed(path)]
 
 
 def survey_logs(path: str | Path) -> tuple[list[SensorLog], dict[str, LogError]]:
@@ -47,45 +58,40 @@ def survey_logs(path: str | Path) -> tuple[list[SensorLog], dict[str, LogError]]
     """
     logs: list[SensorLog] = []
     errors: dict[str, LogError] = {}
-    for name, open_one in _indexed(path):
+    for name, opener in _indexed(path):
         try:
-            logs.append(open_one())
+            logs.append(_opened(name, opener))
         except LogError as error:
             errors[name] = error
     return logs, errors
 
 
-def _indexed(path: str | Path) -> Iterator[tuple[str, Callable[[], SensorLog]]]:
-    """What looks like a log, its name first; what was read of native ones is kept for the next time."""
+def _indexed(path: str | Path) -> Iterator[tuple[str, Opener]]:
+    """What looks like a log, by name; what is read of native ones in a folder is kept for the next time."""
     if not os.path.isdir(path):
         yield from _candidates(path).items()
         return
     index = FolderIndex(Path(path))
-    known: dict[str, Callable[[], SensorLog]] = {
-        Path(name).stem: partial(index.open, Path(path, name)) for name in index.names()
-    }
-    openers = known or _candidates(path, index.open)
     try:
-        yield from openers.items()
+        yield from _candidates(path, index.open).items()
     finally:
-        index.save(len(openers))
+        index.save()
 
 
-def _candidates(
-    given: str | Path, open_native: Callable[[Path], SensorLog] = NativeLog
-) -> dict[str, Callable[[], SensorLog]]:
+def _opened(name: str, opener: Opener) -> SensorLog:
+    log = opener()
+    log.name = name
+    return log
+
+
+def _candidates(given: str | Path, open_native: OpenNative = NativeLog) -> dict[str, Opener]:
     """What looks like a log, by name, not opened yet."""
     path = hub.resolve(str(given)) if hub.recognises(str(given)) else Path(given)
     if not (os.path.isfile(path) or os.path.isdir(path)):  # a pipe or a device is neither
         raise log_error(str(path), "nothing", "a log or a folder of logs", "Check the path.")
     if (path / "meta" / "info.json").is_file() or (path / "meta" / "episodes.jsonl").is_file():
         return _episodes(path)
-    for form in FORMATS:
-        if form.recognises(path):
-            return form.candidates(path)
-    if path.is_file():
-        return {path.stem: partial(open_native, path)}
-    found = {name: opener for file in sorted(path.iterdir()) for name, opener in _inside(file, open_native)}
+    found = _of_file(path) if path.is_file() else _of_folder(path, open_native)
     if found:
         return found
     is_half = any(path.glob(".*.partial"))  # a write that was cut short: its media are of a log, not logs themselves
@@ -95,21 +101,57 @@ def _candidates(
     raise log_error(str(path), "no logs", "logs of a format that multisense reads", fix)
 
 
-def _episodes(path: Path) -> dict[str, Callable[[], SensorLog]]:
+def _of_file(path: Path) -> dict[str, Opener]:
+    for form in (*WHOLE, *MANY, *SINGLE):
+        if form.recognises(path):
+            return form.candidates(path)
+    return {path.stem: partial(NativeLog, path)}
+
+
+def _of_folder(path: Path, open_native: OpenNative) -> dict[str, Opener]:
+    """The logs in a folder, each under the shortest name that no other has."""
+    whole = next((form for form in WHOLE if form.recognises(path)), None)
+    if whole:
+        found, others = _named(whole, path), ()
+    else:
+        forms = [form for form in MANY if form.recognises(path)]
+        found, others = [entry for form in forms for entry in _named(form, path)], SINGLE
+    # Beside files of other formats not every HDF5 file is meant to be a native log.
+    is_ours = is_native_file if found else _may_be_native
+    found += [entry for file in sorted(path.iterdir()) for entry in _inside(file, open_native, is_ours, others)]
+    counts = Counter(name for name, _, _ in found)
+    return dict(sorted((name if counts[name] == 1 else longer, opener) for name, longer, opener in found))
+
+
+def _named(form: ModuleType, path: Path) -> list[tuple[str, str, Opener]]:
+    """(name, the longer name where another log has it, opener) of all that a format finds at a path."""
+    kind = form.__name__.rpartition(".")[2]
+    return [(name, f"{name}-{kind}", opener) for name, opener in form.candidates(path).items()]
+
+
+def _inside(
+    file: Path, open_native: OpenNative, is_ours: Callable[[Path], bool], forms: Iterable[ModuleType]
+) -> Iterator[tuple[str, str, Opener]]:
+    """The same of one entry of a folder: a native file, or one of a format that is a single file or store."""
+    if file.name[0] == ".":  # unfinished writes are hidden
+        return
+    if is_ours(file):
+        yield file.stem, file.name, partial(open_native, file)
+        return
+    for form in forms:
+        if form.recognises(file):
+            found = form.candidates(file)
+            for name, opener in found.items():
+                part = "" if len(found) == 1 else f"-{name}"
+                yield f"{file.stem}{part}", f"{file.name}{part}", opener
+            return
+
+
+def _may_be_native(file: Path) -> bool:
+    return file.is_file() and (file.suffix in SUFFIXES or h5py.is_hdf5(file))
+
+
+def _episodes(path: Path) -> dict[str, Opener]:
     root = read_root(path)
     episodes = sorted(root.episodes, key=lambda episode: episode.index)
     return {f"episode_{episode.index:06d}": partial(LeRobotLog, root, episode) for episode in episodes}
-
-
-def _inside(file: Path, open_native: Callable[[Path], SensorLog]) -> Iterator[tuple[str, Callable[[], SensorLog]]]:
-    """The logs of one entry of a folder: a native file, or one of a format that is a single file or store."""
-    if file.name[0] == ".":  # unfinished writes are hidden
-        return
-    if file.is_file() and (file.suffix in SUFFIXES or h5py.is_hdf5(file)):
-        yield file.stem, partial(open_native, file)
-        return
-    for form in (zarr_buffer, xdf, ulog, vrs):
-        if form.recognises(file):
-            found = form.candidates(file)
-            yield from found.items() if len(found) == 1 else ((f"{file.stem}-{name}", f) for name, f in found.items())
-            return

@@ -1,4 +1,4 @@
-"""Recording a native log from a running robot: threads append, one thread writes, a crash loses a flush at most.
+"""Recording a native log from a running robot: threads append, one thread writes, a crash loses what is not flushed.
 
     with LogWriter("run-7.h5", source="left arm") as log:
         log.add_sensor("arm", "proprio", rate_hz=250, shape=(7,), dtype="float32", units="rad")
@@ -8,10 +8,12 @@ The log lies under its own name from the first sample on and opens like any othe
 recording=True) and after a kill, up to the last flush.
 """
 
+import math
 import time
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from threading import Condition, Thread
 from types import TracebackType
@@ -19,9 +21,10 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import ArrayLike
 
-from multisense.logs.base import log_error
+from multisense.logs.base import LogError, log_error
+from multisense.logs.clock import check_together
 from multisense.logs.intake import Block, Intake, SensorStats, check_sensor
-from multisense.logs.native_write import _check_label, _check_name
+from multisense.logs.native_write import check_label, check_media_files, check_name, existing
 from multisense.logs.swmr import RecordedSensor, SwmrLog
 from multisense.types import Label
 
@@ -41,8 +44,9 @@ class LogWriter:
     Every method may be called from any thread. Samples are copied into a queue of at most `queue_bytes`, which one
     thread writes (a block larger than that passes alone, and what is being written may take as much again). A disk that
     is too slow must not stop a robot: when the queue is full, `append` waits for room up to `patience_s`, then leaves
-    the block out, counts it in `stats`, and warns once per sensor. A disk that fails ends the recording: the next call
-    raises. Every `flush_s` (0 to 60) all samples so far are brought to the disk.
+    the block out, counts it in `stats`, and warns once per sensor. Only the first `append` of all, which creates the file,
+    waits for the disk itself. A disk that fails ends the recording: the next call raises. Every `flush_s` (0 to 60) all
+    samples so far are brought to the disk, which takes as long as it takes.
     """
 
     def __init__(
@@ -57,7 +61,7 @@ class LogWriter:
         """Raises LogError when `path` exists, or for an attribute or a flush interval that cannot be."""
         self.path = Path(path)
         if self.path.exists():
-            raise log_error(str(path), "an existing file", "a new name", "Delete it first if it may go.")
+            raise existing(self.path)
         if not 0 < flush_s <= LONGEST_FLUSH_S:
             fix = "About a second suits most."
             raise log_error(str(path), f"flush_s={flush_s}", f"more than 0, up to {LONGEST_FLUSH_S:g}", fix)
@@ -71,6 +75,7 @@ class LogWriter:
         # All below is guarded by this condition, which is notified whenever any of it changes in an awaited way.
         self._changed = Condition()
         self._queue: dict[str, list[Block]] = defaultdict(list)
+        self._span_s = math.inf, -math.inf
         self._waiting_bytes = self._asked = self._answered = 0
         self._closing = False
         self._failure: Exception | None = None
@@ -94,12 +99,14 @@ class LogWriter:
         """
         where = f"{self.path}: sensor '{name}'"
         sensor = RecordedSensor(modality, float(rate_hz), tuple(shape), np.dtype(dtype), units, tuple(channels), media)
-        _check_name(name, where)
+        check_name(name, where)
         check_sensor(sensor, where)
         with self._changed:
             self._refuse_once_begun(where)
             if name in self._intakes:
                 raise log_error(where, "a sensor of this name already", "a new name", "Choose another name.")
+            others = {other: intake.sensor.media for other, intake in self._intakes.items()}
+            check_media_files(self.path, {**others, name: media})
             self._intakes[name] = Intake(sensor, where)
 
     def label(self, label: Label) -> None:
@@ -108,8 +115,8 @@ class LogWriter:
         Raises LogError for a label that a log cannot hold, or when the recording has begun.
         """
         where = f"{self.path}: label '{label.name}'"
-        _check_name(label.name, where)
-        _check_label(label, where)
+        check_name(label.name, where)
+        check_label(label, where)
         with self._changed:
             self._refuse_once_begun(where)
             self._labels.append(label)
@@ -117,11 +124,13 @@ class LogWriter:
     def append(self, name: str, data: ArrayLike, times: ArrayLike) -> bool:
         """Add one sample with its time, or a block (N, *sample) with times (N,), in seconds on the log's clock.
 
-        Sound is always a block, (N, *sample), with the time of its first sample. Returns whether it was taken; False
+        Sound is always a block, (N, *sample), with the time of its first sample, by the driver: that of a callback jitters,
+        and the pitch with it. Returns whether it was taken; False
         when the queue stayed full (see the class). The data are copied.
 
-        Raises LogError for data of another shape or dtype, or times that are not finite or not later than the ones
-        before (the block is refused, all others stay), when the log is closed, or its disk failed.
+        Raises LogError for data of another shape or dtype, for times that are not finite, not later than the ones before
+        or not of the clock of the other sensors (the block is refused, all others stay), when the log is closed, or its
+        disk failed.
         """
         intake = self._intake(name)
         samples, stamps = intake.checked(data, times)
@@ -134,8 +143,10 @@ class LogWriter:
             has_room = self._changed.wait_for(lambda: self._is_settled(samples.nbytes), self._patience_s)
             intake.longest_wait_s = max(intake.longest_wait_s, time.monotonic() - began)
             self._check_open()
-            intake.check_follows(stamps)
+            intake.check_follows(samples, stamps)
+            span_s = self._span_with(name, intake.span(samples, stamps))
             if has_room:
+                self._span_s = span_s
                 self._queue[name].append(intake.take(samples, stamps))
                 self._waiting_bytes += samples.nbytes
                 if self._is_urgent():
@@ -182,10 +193,14 @@ class LogWriter:
             return
         self._thread.join()
         try:
+            with closing(self._file):
+                self._check_failure()
+                self._file.finish()
+        except LogError:
+            raise
+        except Exception as error:  # of the disk, HDF5 or an encoder
+            self._failure = error
             self._check_failure()
-            self._file.finish()
-        finally:
-            self._file.close()
         if lost := {name: intake.dropped for name, intake in self._intakes.items() if intake.dropped}:
             warnings.warn(f"{self.path}: samples left out: {lost}", RecorderWarning, stacklevel=2)
 
@@ -206,8 +221,17 @@ class LogWriter:
     def _begin(self) -> None:
         if self._file is None:
             sensors = {name: intake.sensor for name, intake in self._intakes.items()}
-            self._file = SwmrLog(self.path, sensors, self._labels, self._attributes)
+            try:
+                self._file = SwmrLog(self.path, sensors, self._labels, self._attributes)
+            except OSError as error:
+                found = f"a file that cannot be made ({error})"
+                raise log_error(str(self.path), found, "a disk that takes it", "Free the disk.") from error
             self._thread.start()
+
+    def _span_with(self, name: str, span_s: tuple[float, float]) -> tuple[float, float]:
+        """From when to when the log goes with a block of a sensor. Raises LogError where no log goes on for so long."""
+        check_together({"the log": self._span_s, name: span_s}, f"{self.path}: sensor '{name}': times")
+        return min(self._span_s[0], span_s[0]), max(self._span_s[1], span_s[1])
 
     def _is_settled(self, nbytes: int) -> bool:
         """Whether there is room for a block, or no use in waiting for it."""

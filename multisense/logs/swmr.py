@@ -6,6 +6,7 @@ its data set `flushed` (see logs/native.py), written when they are on the disk.
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import h5py
 import numpy as np
 
 from multisense.logs.fragments import GrowingVideo
-from multisense.logs.native_write import CHUNK_ROWS, FORMAT, VERSION, _publish, _write_label
+from multisense.logs.native_write import CHUNK_ROWS, FORMAT, VERSION, media_path, publish_new, write_label
 from multisense.types import Label
 
 STAMP_ROWS = 4096
@@ -47,15 +48,15 @@ class SwmrLog:
         labels: Iterable[Label],
         attributes: Mapping[str, str | float | int],
     ) -> None:
-        """Write the structure, which cannot change any more, and start recording."""
+        """Write the structure, which cannot change any more, and start recording. LogError where `path` is there."""
         partial = path.with_name(f".{path.name}.partial")
         with h5py.File(partial, "w", libver="v110") as file:
             file.attrs.update({"format": FORMAT, "version": VERSION, "recording": np.bool_(True), **attributes})
             for name, sensor in sensors.items():
                 _create_stream(file.create_group(f"streams/{name}"), path, sensor)
             for label in labels:
-                _write_label(file.create_group(f"labels/{label.name}"), label)
-        _publish(partial, path)
+                write_label(file.create_group(f"labels/{label.name}"), label)
+        publish_new(partial, path)
         self._file = h5py.File(path, "r+", libver="v110", locking=False)
         self._file.swmr_mode = True
         self._streams = {name: _Stream(self._file, f"streams/{name}", path, s) for name, s in sensors.items()}
@@ -75,10 +76,11 @@ class SwmrLog:
         return {name: stream.rows for name, stream in self._streams.items()}
 
     def finish(self) -> None:
-        """Mark the log, flushed before, as finished."""
-        for stream in self._streams.values():
-            if stream.video is not None:
-                stream.video.finish()
+        """Mark the log, flushed before, as finished, unless a video fails to be; all others are finished nevertheless."""
+        with ExitStack() as every:
+            for stream in self._streams.values():
+                if stream.video is not None:
+                    every.callback(stream.video.finish)
         self._file.attrs.modify("recording", np.bool_(False))
         self._file.flush()
         self._sync()
@@ -97,7 +99,9 @@ class _Stream:
         self._attributes = file[place].attrs
         self._stamps = _dataset(file, f"{place}/{'anchors' if sensor.is_audio else 'times'}")
         self._flushed = _dataset(file, f"{place}/flushed")
-        self.video = GrowingVideo(media_path(path, sensor), sensor.shape, sensor.rate_hz) if sensor.media else None
+        self.video = (
+            GrowingVideo(media_path(path, sensor.media), sensor.shape, sensor.rate_hz) if sensor.media else None
+        )
         self._data = None if sensor.media else _dataset(file, f"{place}/data")
         self._waiting: list[np.ndarray] = []
         self._dropped = 0
@@ -129,10 +133,6 @@ class _Stream:
         self._flushed.flush()
 
 
-def media_path(path: Path, sensor: RecordedSensor) -> Path:
-    return path.with_name(f"{path.stem}.{sensor.media}")
-
-
 def _dataset(file: h5py.File, place: str) -> h5py.Dataset:
     found = file[place]
     assert isinstance(found, h5py.Dataset)
@@ -151,7 +151,7 @@ def _create_stream(group: h5py.Group, path: Path, sensor: RecordedSensor) -> Non
     if sensor.channels:
         group.attrs["channels"] = list(sensor.channels)
     if sensor.media:
-        group.attrs.update({"media": media_path(path, sensor).name, "shape": sensor.shape})
+        group.attrs.update({"media": media_path(path, sensor.media).name, "shape": sensor.shape})
     else:
         _create_growing(group, "data", sensor.shape, sensor.dtype, _chunk_rows(sensor.shape))
     kind, row = ("anchors", (2,)) if sensor.is_audio else ("times", ())

@@ -1,8 +1,8 @@
-"""Reading an HDF5 file that is being recorded, or was when its process died.
+"""Reading an HDF5 file that is being written, or was when its process died.
 
-HDF5 itself opens such a file only in its SWMR mode, which meets damage with retries, each twice as long as the one
-before: a file cut short would hang its reader. So the file is shown to HDF5 as if its writer had closed it; damage is
-then an error at once.
+HDF5 itself opens such a file not at all, or, where it was written for readers, only in its SWMR mode, which meets damage
+with retries, each twice as long as the one before: a file cut short would hang its reader. So the file is shown to HDF5 as
+if its writer had closed it; damage is then an error at once.
 """
 
 import io
@@ -13,8 +13,8 @@ import h5py
 
 SIGNATURE, SUPERBLOCK = b"\x89HDF\r\n\x1a\n", struct.Struct("<8s4B4QL")
 """Version 3: signature, version, sizes of offsets and lengths, flags, four addresses (the third: end of file), checksum."""
-WRITING = 0b101
-"""The flags of a file open for writing with readers."""
+WRITING, WITH_READERS = 0b001, 0b100
+"""Set in the flags of a file that is open for writing, and for writing with readers, as a recording is."""
 BEYOND = 1 << 40
 """A recording grows while it is read: addresses so far beyond its present end count as inside."""
 
@@ -23,23 +23,24 @@ def open_hdf5(path: str) -> h5py.File:
     """The file for reading. Raises OSError when it is damaged or no HDF5 file."""
     with open(path, "rb") as file:
         head = file.read(SUPERBLOCK.size)
-    return h5py.File(_AsIfClosed(path, head), "r") if _is_recording(head) else h5py.File(path, "r", locking=False)
+    return h5py.File(_AsIfClosed(path, head), "r") if _is_open(head) else h5py.File(path, "r", locking=False)
 
 
-def _is_recording(head: bytes) -> bool:
+def _is_open(head: bytes) -> bool:
     if len(head) < SUPERBLOCK.size or not head.startswith(SIGNATURE):
         return False
     _, version, _, _, flags, *_, checksum = SUPERBLOCK.unpack(head)
-    return version == 3 and flags == WRITING and checksum == lookup3(head[:-4])
+    return version == 3 and bool(flags & WRITING) and checksum == lookup3(head[:-4])
 
 
 class _AsIfClosed(io.RawIOBase):
-    """The bytes of the file, the flags in its first ones cleared and its end far away."""
+    """The bytes of the file, the flags in its first ones cleared; the end of a recording is far away."""
 
     def __init__(self, path: str, head: bytes) -> None:
         self._file = io.FileIO(path)
-        self._end = os.fstat(self._file.fileno()).st_size + BEYOND
-        signature, version, offsets, lengths, _, base, extension, _, root, _ = SUPERBLOCK.unpack(head)
+        signature, version, offsets, lengths, flags, base, extension, _, root, _ = SUPERBLOCK.unpack(head)
+        grows = flags & WITH_READERS
+        self._end = os.fstat(self._file.fileno()).st_size + (BEYOND if grows else 0)
         fields = (signature, version, offsets, lengths, 0, base, extension, self._end, root)
         self._head = SUPERBLOCK.pack(*fields, lookup3(SUPERBLOCK.pack(*fields, 0)[:-4]))
         self._at = 0

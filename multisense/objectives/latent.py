@@ -291,7 +291,9 @@ class LatentPrediction(nn.Module):
         `skip` () is not 0 where the optimizer's step was not taken: its targets are then not taken in either.
         """
         rate = 1.0 / max(self.config.ema_share * steps, 1.0)
-        torch._foreach_lerp_(list(self.teacher.parameters()), list(self.student.parameters()), rate)
+        theirs: list[Tensor] = list(self.teacher.parameters())
+        ours: list[Tensor] = list(self.student.parameters())
+        torch._foreach_lerp_(theirs, ours, rate)  # pyright: ignore
         self.predictor.scale.update(skip)
 
     def recompute_activations(self, wanted: bool) -> None:

@@ -28,7 +28,7 @@ from multisense.run import (
 )
 from multisense.statistics import copy_statistics, fit_statistics
 from multisense.train.data import StepSampler, make_loader, open_clips
-from multisense.train.guard import make_guard
+from multisense.train.guard import SpikeGuard, make_guard
 from multisense.train.optimizer import learning_rate, make_optimizer
 from multisense.train.progress import MetricsFile
 from multisense.train.stop import StopSignal, requeue_job
@@ -120,6 +120,8 @@ class Step:
     ):
         self.config, self.state, self.accelerator, self.layout = config, state, accelerator, layout
         self.parallel, self.optimizer, self.sampler, self.batches = parallel, optimizer, sampler, batches
+        assert isinstance(state.guard, SpikeGuard)
+        self.guard = state.guard
         self.forward = torch.compile(parallel) if config.train.compile else parallel
 
     def take(self, number: int) -> list[Losses]:
@@ -152,17 +154,15 @@ class Step:
         """Clip the gradient, and tell the optimizer whether the guard wants this step skipped."""
         norm = self.accelerator.clip_grad_norm_(self.parallel.parameters(), self.config.train.clip_norm)
         loss = torch.stack([part.total.detach() for part in losses]).mean()
-        skip = self.state.guard.judge(
-            torch.as_tensor(self.accelerator.reduce(loss, "mean")), whole(torch.as_tensor(norm))
-        )
-        self.state.optimizer.found_inf = skip  # the fused AdamW then leaves everything as it is
+        skip = self.guard.judge(torch.as_tensor(self.accelerator.reduce(loss, "mean")), whole(torch.as_tensor(norm)))
+        self.state.optimizer.found_inf = skip  # pyright: ignore[reportAttributeAccessIssue]
         return skip
 
     def monitored(self, losses: Sequence[Losses]) -> dict[str, float]:
         """Metrics of the step just taken: the mean over its micro-batches and processes."""
         values = mean_of_parts([monitor(part, self.layout, self.accelerator) for part in losses])
         rate = float(self.state.optimizer.param_groups[0]["lr"])
-        return values | {"skipped": float(self.state.guard.skipped), "learning_rate": rate}
+        return values | {"skipped": float(self.guard.skipped), "learning_rate": rate}
 
 
 def make_accelerator(settings: TrainConfig, out: Path) -> Accelerator:

@@ -40,7 +40,7 @@ class StopSignal:
         if self.group is None:
             return bool(self.name)
         before, heard = self.asked, torch.tensor(float(bool(self.name)))
-        work = dist.all_reduce(heard, group=self.group, async_op=True)
+        work = dist.all_reduce(heard, group=self.group, async_op=True)  # pyright: ignore[reportCallIssue, reportArgumentType]
         assert work is not None
         self.asked = work, heard
         if before is None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from accelerate import Accelerator
+from rich.markup import escape
 from torch.distributed.tensor import DTensor
 
 from multisense.clips import Grid
@@ -41,14 +42,16 @@ class Watch:
         self.config, self.path, self.accelerator = config, out / FILE, accelerator
         self.history = [row for row in read_history(out) if row[0] <= first]
         self.standing: list[Alarm] = []
-        self.held = self._held_out(logs, grids) if config.train.health_every else None
+        self.logs, self.grids = logs, grids
+        self.held: HeldOut | None = None
+        self.is_possible = True
         if accelerator.is_main_process and self.path.exists():  # steps after the checkpoint are measured again
             lines = [json.dumps({"step": step, **values}) + "\n" for step, values in self.history]
             self.path.write_text("".join(lines))
 
-    def _held_out(self, logs: Sequence[SensorLog], grids: dict[str, Grid]) -> HeldOut | None:
+    def _held_out(self) -> HeldOut | None:
         """Clips of the logs that are not trained on; of the training logs where none are set apart."""
-        data = self.config.data
+        data, logs = self.config.data, self.logs
         if data.test is not None and Path(data.test).exists():
             logs = open_logs(data.test)
         elif data.hold_out:
@@ -56,20 +59,17 @@ class Watch:
         else:
             self._say("no logs are held out: health is measured on clips of the training logs")
         try:
-            return held_out(logs, grids, data.clip_seconds)
+            return held_out(logs, self.grids, data.clip_seconds)
         except ValueError as error:
-            self._say(f"health is not measured: {error}")
+            self._say(f"health is not measured: {escape(str(error))}")
             return None
 
     def look(self, step: int, objective: LatentPrediction) -> None:
         """Measure at `step`. Raises HealthError where it collapses or diverges and `train.on_collapse` is "stop"."""
+        if self.is_possible and self.held is None:
+            self.held = None if self._is_sharded(objective) else self._held_out()
+            self.is_possible = self.held is not None
         if self.held is None:
-            return
-        if any(isinstance(parameter, DTensor) for parameter in objective.parameters()):
-            self._say(
-                "health is not measured live on a sharded model: run `multisense health RUN LOGS` on its checkpoints"
-            )
-            self.held = None
             return
         values = {name: round(value, 6) for name, value in measure(objective, self.held).items()}
         self.history.append((step, values))
@@ -78,12 +78,20 @@ class Watch:
                 file.write(json.dumps({"step": step, **values}) + "\n")
         self._tell(step)
 
+    def _is_sharded(self, objective: LatentPrediction) -> bool:
+        sharded = any(isinstance(parameter, DTensor) for parameter in objective.parameters())
+        if sharded:
+            self._say(
+                "health is not measured live on a sharded model: run `multisense health RUN LOGS` on its checkpoints"
+            )
+        return sharded
+
     def _tell(self, step: int) -> None:
         before = {(alarm.sensor, alarm.kind) for alarm in self.standing}
         self.standing = alarms(self.history, warmup_steps(self.config.train))
         for alarm in self.standing:
             if (alarm.sensor, alarm.kind) not in before:
-                self._say(f"[bold yellow]alarm[/] at step {step:,}: {alarm.message}")
+                self._say(f"[bold yellow]alarm[/] at step {step:,}: {escape(alarm.message)}")
         fatal = [alarm for alarm in self.standing if alarm.kind in FATAL]
         if fatal and self.config.train.on_collapse == "stop":
             found = "; ".join(alarm.message for alarm in fatal)

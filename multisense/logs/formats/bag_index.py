@@ -8,6 +8,7 @@ from typing import Any
 from multisense.logs.base import LogError
 from multisense.logs.formats.bag_samples import Bag, readable
 from multisense.logs.formats.ros_messages import (
+    JOINTS,
     PICTURES,
     SOUND_INFO,
     SOUNDS,
@@ -24,19 +25,26 @@ from multisense.logs.formats.ros_messages import (
 )
 
 KNOWN = {*PICTURES, *SOUNDS, *TRANSFORMS, *VARYING, *VECTORS, *VIDEOS}
+MOST_PUBLISHERS = 16
+"""To one topic of joints; more sets of names are names that change."""
 
 
 @dataclass
 class Part:
-    """One sensor to be: a topic's messages, or the transforms of one child frame in them."""
+    """One sensor to be: a topic's messages, those of some joints, or the transforms of one child frame in them."""
 
     number: array = field(default_factory=lambda: array("q"))
     """Number of the message within its topic."""
     mark: array = field(default_factory=lambda: array("q"))
     """What was learnt of it: bytes of sound, whether it is a keyframe, the place of a transform in its message."""
     stamp_ns: array = field(default_factory=lambda: array("q"))
+    layout: Any = None
+    """Channels and shape of the first message, where those of others may differ."""
 
-    def add(self, number: int, mark: int, stamp: int) -> None:
+    def add(self, number: int, mark: int, stamp: int, layout: Any) -> None:
+        self.layout = self.layout or layout
+        if self.layout != layout:
+            raise ValueError(f"channels that change: {self.layout}, then {layout}"[:300])
         self.number.append(number)
         self.mark.append(mark)
         self.stamp_ns.append(stamp)
@@ -49,10 +57,8 @@ class Track:
     topic: str
     kind: str
     log_ns: array = field(default_factory=lambda: array("q"))
-    parts: dict[str, Part] = field(default_factory=dict)
-    """By child frame; "" where the topic is one sensor."""
-    layout: Any = None
-    """Channels and shape of the first message, where those of others may differ."""
+    parts: dict[tuple[str, ...], Part] = field(default_factory=dict)
+    """By child frame, or by joints, of which every publisher to a topic has its own; () of any other type."""
     refused: str = ""
 
     def add(self, bag: Bag, log_ns: int, raw: bytes) -> None:
@@ -60,32 +66,34 @@ class Track:
         self.log_ns.append(log_ns)
         try:
             with readable(f"message {number}"):
-                for frame, mark, stamp in self._look(bag, raw):
-                    self.parts.setdefault(frame, Part()).add(number, mark, stamp)
+                for key, mark, stamp, layout in self._look(bag, raw):
+                    self.parts.setdefault(key, Part()).add(number, mark, stamp, layout)
+                if self.kind in JOINTS and len(self.parts) > MOST_PUBLISHERS:
+                    raise ValueError(f"channels that change: more than {MOST_PUBLISHERS} sets of joints")
         except LogError as error:
             self.refused = str(error)
 
-    def _look(self, bag: Bag, raw: bytes) -> Iterable[tuple[str, int, int]]:
-        """(child frame, mark, own stamp) of everything in a message; pictures are not decoded."""
+    def named_parts(self) -> list[tuple[str, Part]]:
+        """By child frame; joints by the first of each set, where there are several; "" where the topic is one sensor."""
+        is_one = self.kind not in TRANSFORMS and len(self.parts) == 1
+        return [("" if is_one else (*key, "unnamed")[0], part) for key, part in self.parts.items()]
+
+    def _look(self, bag: Bag, raw: bytes) -> Iterable[tuple[tuple[str, ...], int, int, Any]]:
+        """(key of the part, mark, own stamp, layout) of everything in a message; pictures are not decoded."""
         if self.kind in PICTURES or self.kind in VECTORS:
-            return [("", 0, bag.stamp_ns(self.topic, raw))]
+            return [((), 0, bag.stamp_ns(self.topic, raw), None)]
         message = bag.decode(self.topic, raw)
         if self.kind in TRANSFORMS:
-            return [(t.child_frame_id, place, stamp_ns(t)) for place, t in enumerate(transforms(message))]
+            return [((t.child_frame_id,), place, stamp_ns(t), None) for place, t in enumerate(transforms(message))]
         if self.kind in VIDEOS:
-            return [("", starts_group(video_codec(message), as_bytes(message.data)), stamp_ns(message))]
+            return [((), starts_group(video_codec(message), as_bytes(message.data)), stamp_ns(message), None)]
         if self.kind in SOUNDS:
-            return [("", len(as_bytes(message.data)), stamp_ns(message))]
-        self._check_layout(message)
-        return [("", 0, stamp_ns(message))]
-
-    def _check_layout(self, message: Any) -> None:
+            return [((), len(as_bytes(message.data)), stamp_ns(message), None)]
         values, channels = VARYING.get(self.kind, numbers)(message)
-        self.layout = self.layout or (values.shape, channels)
         if not values.size:
             raise ValueError("no numbers in it")
-        if self.layout != (values.shape, channels):
-            raise ValueError(f"channels that change: {self.layout}, then {(values.shape, channels)}"[:300])
+        key = tuple(message.name) if self.kind in JOINTS else ()
+        return [(key, 0, stamp_ns(message), (values.shape, channels))]
 
 
 @dataclass

@@ -76,21 +76,28 @@ class Messages:
                 if first <= number < last:
                     yield number, bag.decode(self.topic, raw)
 
+    def message(self, number: int) -> Any:
+        return next(message for _, message in self.between(number, number + 1))
+
 
 @dataclass(frozen=True)
 class Vectors:
     """One vector, or grid, of numbers per message."""
 
     messages: Messages
+    numbers: np.ndarray
+    """(N,) the message of every sample, increasing; the others of the topic are of another sensor."""
     convert: Callable[[Any], Vector]
     shape: tuple[int, ...]
     dtype: str
 
     def read(self, first: int, last: int) -> np.ndarray:
-        out = np.empty((last - first, *self.shape), self.dtype)
+        places = {number: i for i, number in enumerate(self.numbers[first:last].tolist())}
+        out = np.empty((len(places), *self.shape), self.dtype)
         with readable(self.messages.where):
-            for number, message in self.messages.between(first, last):
-                out[number - first] = _of_shape(self.convert(message)[0], self.shape, f"message {number}")
+            for number, message in self.messages.between(min(places, default=0), max(places, default=-1) + 1):
+                if number in places:
+                    out[places[number]] = _of_shape(self.convert(message)[0], self.shape, f"message {number}")
         return out
 
 

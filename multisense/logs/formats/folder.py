@@ -66,7 +66,9 @@ def open_folder(path: Path) -> ForeignLog:
                 fix = "Keep one."
                 raise log_error(str(file), f"stamps in {[side.name for side in own]}", "one file of stamps", fix)
             new = _read(file, own[0] if own else None, skipped)
-        except (LogError, OSError) as error:
+        except LogError as error:
+            skipped[file.name] = error.reason
+        except OSError as error:
             skipped[file.name] = str(error)
         else:
             found += [replace(one, name=_free(one, {other.name for other in found})) for one in new]
@@ -161,7 +163,7 @@ def _video(file: Path, side: Path | None, skipped: dict[str, str]) -> list[_Foun
     try:
         sound = find_sound(str(file))
     except LogError as error:
-        skipped[f"{file.name} (sound)"] = str(error)
+        skipped[f"{file.name} (sound)"] = error.reason
         return [found]
     if sound is None:
         return [found]

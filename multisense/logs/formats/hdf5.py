@@ -41,23 +41,25 @@ NO_SENSOR = {
 def recognises(path: Path) -> bool:
     """Whether `path` is a file of one of the two layouts, or a folder of such files."""
     files = [path] if path.is_file() else hdf5_files(path) if path.is_dir() else []
-    layouts = filter(None, map(_layout, islice(files, LOOK_AT)))
-    return next(layouts, "native") != "native"
+    return any(_layout(file) in ("robomimic", "aloha") for file in islice(files, LOOK_AT))
 
 
 def candidates(path: Path) -> dict[str, Callable[[], SensorLog]]:
     """Openers by log name: `<file>-<demo>` for robomimic, `<file>` for ALOHA. Native logs beside them are left out.
 
-    A file of neither layout, such as one cut short, has an opener that raises LogError.
+    A file is named by its stem, or in full where another has that stem. One of neither layout, such as one cut short, has
+    an opener that raises LogError.
     """
     found: dict[str, Callable[[], SensorLog]] = {}
-    for file in [path] if path.is_file() else hdf5_files(path):
-        layout = _layout(file)
+    files = [path] if path.is_file() else hdf5_files(path)
+    stems = [file.stem for file in files]
+    for file in files:
+        layout, name = _layout(file), file.stem if stems.count(file.stem) == 1 else file.name
         if layout == "robomimic":
             demos = _demos(POOL.get(Hdf5File, str(file)))
-            found |= {f"{file.stem}-{demo}": partial(robomimic_log, str(file), demo) for demo in demos}
+            found |= {f"{name}-{demo}": partial(robomimic_log, str(file), demo) for demo in demos}
         elif layout != "native":
-            found[file.stem] = partial(aloha_log, str(file))
+            found[name] = partial(aloha_log, str(file))
     return dict(sorted(found.items()))
 
 

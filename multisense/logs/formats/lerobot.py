@@ -77,9 +77,7 @@ class LeRobotLog:
 
     def read(self, sensor: str, start_s: float, stop_s: float) -> Stream:
         """The samples of `sensor` with start_s <= time < stop_s, decoding or reading no others."""
-        if sensor not in self.sensors:
-            where = f"{self.path}: {self.name}"
-            raise log_error(where, f"no sensor '{sensor}'", f"one of {sorted(self.sensors)}", "Check the name.")
+        self._check(sensor)
         if sensor in self._sounds:
             sound = self._sounds[sensor]
             first, last = sound.clock.span(start_s, stop_s)
@@ -88,15 +86,22 @@ class LeRobotLog:
 
     def times(self, sensor: str, start_s: float, stop_s: float) -> np.ndarray:
         """The times of what `read` would give."""
+        self._check(sensor)
         clock = self._sounds[sensor].clock if sensor in self._sounds else self._clock
         return clock.times(*clock.span(start_s, stop_s))
 
     def pick(self, sensor: str, start_s: float, stop_s: float, places: np.ndarray) -> Stream:
         """Of what `read` would give the samples at `places`, decoding no other frame."""
+        self._check(sensor)
         if sensor in self._sounds:
             sound = self.read(sensor, start_s, stop_s)
             return Stream(sensor, sound.times_s[places], sound.data[places], sound.rate_hz)
         return self._rows(sensor, self._clock.span(start_s, stop_s)[0] + places)
+
+    def _check(self, sensor: str) -> None:
+        if sensor not in self.sensors:
+            where = f"{self.path}: {self.name}"
+            raise log_error(where, f"no sensor '{sensor}'", f"one of {sorted(self.sensors)}", "Check the name.")
 
     def _rows(self, sensor: str, rows: np.ndarray) -> Stream:
         """Rows of the episode, which are distinct and increasing."""

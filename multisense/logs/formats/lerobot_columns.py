@@ -28,7 +28,7 @@ class Bookkeeping:
                 raise log_error(path, f"no column {name!r}", "it, in every LeRobot data file", "Download it again.")
         with readable(path):
             self._times = columns["timestamp"].astype(np.float64)
-            self._episodes = columns["episode_index"]
+            self._episodes = columns["episode_index"].astype(np.int64)
             self._tasks = columns["task_index"].astype(np.int64) if "task_index" in columns else None
 
     def rows(self, episode: Episode) -> tuple[int, np.ndarray]:

@@ -16,7 +16,6 @@ at 0. What a log lacks is in `ForeignLog.skipped`. File patterns stay in the YAM
 """
 
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from fractions import Fraction
@@ -35,7 +34,7 @@ from multisense.logs.base import LogError, SensorLog, log_error
 from multisense.logs.clock import AnchoredClock, Clock, StampedClock, check_rate
 from multisense.logs.files import stays_inside
 from multisense.logs.foreign import ForeignLog, Sensor, on_clock, stamped
-from multisense.logs.hdf5_file import Found, Hdf5File, Stamps, find, gather, is_native, read_stamps
+from multisense.logs.hdf5_file import Found, Hdf5File, Stamps, find, gather, is_native_file, read_stamps
 from multisense.logs.pool import POOL
 
 FILE = "multisense.yaml"
@@ -199,16 +198,7 @@ def _files(folder: Path, mapping: LogMap) -> list[Path]:
     if away:
         found = f"{away[0].name}, a link out of this folder"
         raise log_error(mapping.path, found, "files inside it", "Put the mapping where the files are.")
-    return [file for file in files if not _is_native(str(file))]
-
-
-def _is_native(path: str) -> bool:
-    """What cannot be opened is not: its own opener will say why."""
-    try:
-        with closing(Hdf5File(path)) as file:
-            return is_native(file)
-    except LogError:
-        return False
+    return [file for file in files if not is_native_file(file)]
 
 
 def _groups(path: str, pattern: str) -> list[str]:

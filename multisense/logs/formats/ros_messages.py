@@ -143,6 +143,8 @@ VARYING: dict[str, Callable[[Any], Vector]] = {
     "std_msgs/Float64MultiArray": multi_array,
 }
 """Types whose messages may have other channels every time."""
+JOINTS = ("sensor_msgs/JointState",)
+"""Types whose messages name what they are of."""
 MODALITIES = {"geometry_msgs/WrenchStamped": "touch"} | dict.fromkeys(
     ("sensor_msgs/Imu", "sensor_msgs/JointState", "geometry_msgs/PoseStamped", "foxglove/PoseInFrame"), "proprio"
 )

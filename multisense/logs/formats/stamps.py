@@ -14,6 +14,8 @@ UNIX_S = (1e9, 4.2e9)
 """Seconds since 1970 of the years 2001 to 2103: no robot has been on for so long."""
 SLOWEST_STEP_S = 1000.0
 """Stamps without a unit that stand farther apart than this are not taken for seconds."""
+SLOWEST_WHOLE_STEP_S = 1.0
+"""The same of whole numbers, which may as well be the milliseconds of a microcontroller."""
 NAME = re.compile(
     r"(?:t|times?|stamps?|timestamps?|time_?stamps?|datetime)(?:_(\w+)|\s*[\[(]\s*(\w+)\s*[\])])?", re.IGNORECASE
 )
@@ -66,8 +68,9 @@ def as_stamps(raw: np.ndarray, unit: str, where: str) -> Stamps:
         if Stamps(raw, per_second).is_unix:
             return Stamps(raw, per_second)
     step = float(np.median(np.diff(raw))) if len(raw) > 1 else 0.0
-    if step > SLOWEST_STEP_S:
-        fix = "Put the unit into its name, such as time_ns."
+    is_whole = raw.dtype.kind == "i" or bool((raw == np.round(raw)).all())
+    if step > (SLOWEST_WHOLE_STEP_S if is_whole else SLOWEST_STEP_S):
+        fix = "Put the unit into its name, such as time_ms or time_s."
         raise log_error(where, f"stamps {step:.6g} apart, without a unit", "seconds", fix)
     return Stamps(raw, 1)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -186,7 +187,7 @@ def _open_npy(path: str) -> Table:
             if file.read(6) != b"\x93NUMPY":
                 raise ValueError("not the first bytes of an .npy file")
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError, TypeError, OverflowError, RecursionError, MemoryError) as error:
+    except (ValueError, OSError, EOFError, TypeError, OverflowError, RecursionError, MemoryError, TokenError) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise log_error(path, f"an unreadable array ({reason})", "a whole .npy file", "Copy it again.") from error
     if not array.ndim or not len(array):

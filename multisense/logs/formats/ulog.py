@@ -60,7 +60,7 @@ def open_ulog(path: str) -> ForeignLog:
         try:
             sensors[name] = _sensor(name, path, key, topic, channels, flight.start_us)
         except LogError as error:
-            skipped[name] = str(error)
+            skipped[name] = error.reason
             continue
         remarks = [f"text fields {text} left out"] if text else []
         if remarks or flight.remarks:

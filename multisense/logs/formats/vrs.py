@@ -208,7 +208,7 @@ def _open_log(path: str) -> ForeignLog:
             sensors.append(make(recording, label, kind, origin))
             notes[label] = f"device time; 0 is {origin} ns of the device's clock"
         except LogError as error:
-            skipped[label] = str(error)
+            skipped[label] = error.reason
     return ForeignLog(Path(path).stem, path, sensors, skipped=skipped, notes=notes)
 
 

@@ -59,7 +59,7 @@ def open_xdf(path: str) -> ForeignLog:
             else:
                 sensors.append(_sensor(name, key, stream, recording.origin_s, path))
         except LogError as error:
-            skipped[name] = str(error)
+            skipped[name] = error.reason
     notes = {recording.names[key]: note for key, note in recording.notes.items()}
     return ForeignLog(Path(path).stem, path, sensors, labels=labels, skipped=skipped, notes=notes)
 
