@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from multisense.config import ConfigError
 from multisense.objectives.latent import LatentPrediction
-from multisense.run import Run, TrainConfig, load_strictly, read_tensors, save_tensors
+from multisense.run import Run, TrainConfig, load_strictly, open_to_readers, read_tensors, save_tensors
 
 SHARD = "4GB"
 
@@ -85,8 +85,10 @@ def _write(folder: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]], s
             dict(tensors), fresh, filename_pattern=name + "{suffix}.safetensors", max_shard_size=SHARD
         )
     (fresh / "state.json").write_text(json.dumps(state))
-    for path in [*fresh.iterdir(), fresh]:
+    for path in fresh.iterdir():
+        open_to_readers(path)
         _to_disk(path)
+    _to_disk(fresh)
     fresh.rename(final)
     _to_disk(folder)
 

@@ -46,7 +46,7 @@ def simulate(
     from multisense.sim import parse_faults, simulate_world
 
     paths = simulate_world(world, out, episodes, seconds, seed, size, workers, parse_faults(clock or []))
-    console.print(f"{len(paths)} logs in {out}")
+    console.print(f"{len(paths)} log{'s' * (len(paths) != 1)} in {out}")
 
 
 @app.command()
@@ -61,7 +61,8 @@ def info(
     from multisense.inspect.commands import show_info
     from multisense.run import token_rates
 
-    show_info(logs, console, as_json, bandwidth, picture, *(({}, 0) if run is None else token_rates(run)))
+    tokens = ({}, 0) if run is None else token_rates(run)
+    raise typer.Exit(show_info(logs, console, as_json, bandwidth, picture, *tokens))
 
 
 @app.command()

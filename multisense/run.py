@@ -308,7 +308,15 @@ def load_strictly(module: nn.Module, folder: Path, name: str) -> None:
 def save_tensors(tensors: Mapping[str, torch.Tensor], file: Path) -> None:
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
+    open_to_readers(temporary)
     temporary.replace(file)
+
+
+def open_to_readers(file: Path) -> None:
+    """The mode of any other new file: safetensors lets nobody but the owner read its own."""
+    mask = os.umask(0)
+    os.umask(mask)
+    file.chmod(0o666 & ~mask)
 
 
 FREE_TO_CHANGE = (

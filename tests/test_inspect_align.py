@@ -9,7 +9,7 @@ import pytest
 from conftest import ArrayLog
 
 from multisense.inspect.activity import Stretch, activity
-from multisense.inspect.align import Alignment, Offset, find_offsets
+from multisense.inspect.align import Alignment, Offset, find_offsets, is_command
 from multisense.inspect.clocks import clock_findings
 from multisense.inspect.correct import apply_offsets
 from multisense.inspect.tally import blocks
@@ -189,7 +189,7 @@ def test_applied_corrections_put_the_clocks_together_and_leave_the_data(tmp_path
     native(tmp_path, bodies, 0.08)
     logs = open_logs(tmp_path)
     before = logs[0].read("ear", -1, 99)
-    assert set(apply_offsets(logs, find_offsets(logs))) == {"ear", "skin"}
+    assert set(apply_offsets(logs, find_offsets(logs))) == {"ear"}  # the skin is off by less than its error
     again = open_logs(tmp_path)
     after = again[0].read("ear", -1, 99)
     np.testing.assert_array_equal(before.data, after.data)
@@ -211,6 +211,23 @@ def test_a_drift_within_its_error_is_not_recorded(tmp_path: Path, drift_ppm: flo
     assert told["offset_s"] == pytest.approx(
         -0.08 - recorded_ppm * 1e-6 * 100.0
     )  # that of the middle, taken to the start
+
+
+def test_a_command_leads_what_it_causes_and_is_corrected_only_by_name(tmp_path: Path) -> None:
+    names = ("action", "leftCmd", "ear", "reaction_wheel")
+    for name in names:
+        assert is_command(name) == (name in ("action", "leftCmd"))
+    write_log(tmp_path / "a.h5", {n: Recording("", 100.0, np.zeros((20, 1)), np.arange(20) / 100) for n in names})
+    found = Alignment("arm", {n: Offset(n, -0.05, 0.001, np.nan, 0.9) for n in names}, (), 0.0)
+    assert {f.sensor for f in clock_findings(found)} == {"ear", "reaction_wheel"}
+    assert apply_offsets(open_logs(tmp_path), found) == ["ear", "reaction_wheel"]
+    assert "action" in apply_offsets(open_logs(tmp_path), found, ["action"])
+
+
+def test_a_command_is_no_reference_unless_there_is_nothing_else(bodies: list[ArrayLog]) -> None:
+    told = [ArrayLog(log.name, {"action": log.streams["arm"], **log.streams}) for log in bodies]
+    assert find_offsets(told).reference == "arm"
+    assert find_offsets(told, sensors=["action", "ear"]).reference == "ear"
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def faulty(clean: Path, tmp_path: Path) -> Path:
 def test_info_prints_tables_or_json(clean: Path, monkeypatch, capsys):
     status, shown, _ = run(monkeypatch, capsys, "info", clean)
     assert status == 0
-    assert all(word in shown for word in ("eye", "ear", "pad", "arm", "8000"))
+    assert all(word in shown for word in ("eye", "ear", "pad", "arm", "8,000"))
     status, shown, _ = run(monkeypatch, capsys, "info", clean, "--json")
     tree = json.loads(shown)
     assert tree["total"]["logs"] == 8
@@ -122,11 +122,18 @@ def test_a_log_of_another_shape_does_not_end_the_comparison(clean: Path, tmp_pat
     assert "clocks against arm" in shown
 
 
+def test_info_of_nothing_readable_is_an_error_without_empty_tables(tmp_path: Path, monkeypatch, capsys):
+    (tmp_path / "a.h5").write_bytes(b"no HDF5")
+    status, shown, _ = run(monkeypatch, capsys, "info", tmp_path)
+    assert status == 1
+    assert shown.startswith("unreadable: a")
+
+
 def test_no_clocks_to_compare_is_said(tmp_path: Path, monkeypatch, capsys):
     write_log(tmp_path / "a.h5", {"arm": vector()})
     status, shown, _ = run(monkeypatch, capsys, "check", tmp_path)
     assert status == 0
-    assert "clocks not compared: 1 logs share 1 sensors" in shown
+    assert "clocks not compared: sensors without errors, in 1 log: 1, of two needed" in shown
 
 
 @pytest.mark.filterwarnings("ignore::multisense.logs.RecorderWarning")

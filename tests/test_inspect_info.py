@@ -80,6 +80,15 @@ def test_what_a_reader_skipped_and_decided_is_told(tmp_path: Path):
     assert "bag time" in shown
 
 
+def test_a_rate_is_shown_as_measured_where_samples_are_missing(tmp_path: Path):
+    times = np.concatenate([np.arange(100), np.arange(200, 300)]) / 100  # a gap of one second in three
+    sensors = [stamped(n, t, Array(np.zeros((len(t), 2))), (2,), "float64", "x") for n, t in
+               (("gap", times), ("whole", np.arange(300) / 100))]  # fmt: skip
+    shown = render(info_tables(info([ForeignLog("x", str(tmp_path), sensors)])))
+    assert "100 (66.6)" in shown
+    assert shown.count("(") == 1
+
+
 def test_as_json_and_as_tables(two_logs: Path):
     facts = info(open_logs(two_logs))
     tree = json.loads(json.dumps(facts.as_dict()))
@@ -88,7 +97,7 @@ def test_as_json_and_as_tables(two_logs: Path):
     }  # fmt: skip
     assert tree["logs"][1]["sensors"][0]["channels"] == []
     shown = render(info_tables(facts))
-    for text in ("32 x 48 x 3", "101", "rad", "video", show_bytes(facts.bytes)):
+    for text in ("32 x 48 x 3", "rad", "video", show_bytes(facts.bytes)):
         assert text in shown
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from conftest import assert_gives_single_samples
 
-from multisense.logs import LogError
+from multisense.logs import LogError, open_logs
 from multisense.logs.anchors import AnchorLine
-from multisense.logs.formats.folder import candidates, open_folder, recognises
+from multisense.logs.formats.folder import open_folder, recognises
 from multisense.logs.media import write_video
 from multisense.logs.sound import BLOCK, open_sound
 
@@ -63,8 +63,8 @@ def test_a_folder_of_every_kind(tmp_path: Path) -> None:
     np.savetxt(tmp_path / "pad.times.txt", np.arange(50) / 50)
     (tmp_path / "notes.docx").write_text("hello")
     assert recognises(tmp_path)
-    (opener,) = candidates(tmp_path).values()
-    log = pickle.loads(pickle.dumps(opener()))
+    (log,) = open_logs(tmp_path)
+    log = pickle.loads(pickle.dumps(log))
     assert_gives_single_samples(log)
     assert {n: (i.modality, i.rate_hz, i.shape, i.count) for n, i in log.sensors.items()} == {
         "cam": ("video", 20.0, (64, 64, 3), 20),
@@ -244,8 +244,7 @@ def test_a_folder_of_folders_is_a_data_set(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         if name != "empty":
             (tmp_path / name / "a.csv").write_text("t,x\n0,1\n1,2\n")
-    assert list(candidates(tmp_path)) == ["one", "two"]
-    assert [opener().name for opener in candidates(tmp_path).values()] == ["one", "two"]
+    assert [log.name for log in open_logs(tmp_path)] == ["one", "two"]
     assert not recognises(tmp_path / "empty")
     assert not recognises(tmp_path / "nowhere")
 

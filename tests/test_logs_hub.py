@@ -124,5 +124,5 @@ def test_errors_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_huggingface_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(LogError, match=r"no huggingface_hub in this environment; .* 'multisense\[hub\]'"):
+    with pytest.raises(LogError, match=r"no huggingface_hub in this environment; .* extra `hub`"):
         resolve("hf://datasets/lab/arm")

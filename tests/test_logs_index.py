@@ -104,6 +104,28 @@ def test_a_log_without_its_media_is_still_refused(folder: Path, opened: list[str
         open_logs(folder)
 
 
+def test_folders_below_are_in_the_index_of_the_one_above(folder: Path, own_cache: Path, opened: list[str]) -> None:
+    shutil.copytree(folder, folder.parent / "many" / "monday")
+    shutil.copytree(folder, folder.parent / "many" / "tuesday")
+    (folder.parent / "many" / "tuesday" / "1.h5").unlink()
+    names = [f"monday-{n}" for n in range(4)] + [f"tuesday-{n}" for n in (0, 2, 3)]
+    for _ in range(2):
+        assert [log.name for log in open_logs(folder.parent / "many")] == names
+    assert len(opened) == len(names)
+    assert len(list((own_cache / "logs").iterdir())) == 1
+
+
+def test_what_a_recorder_lost_is_still_told(folder: Path, opened: list[str]) -> None:
+    with h5py.File(folder / "3.h5", "a") as file:
+        file["streams/mic"].attrs["dropped"] = 7
+    os.utime(folder / "3.h5", (OLD, OLD))
+    for _ in range(2):
+        log = open_logs(folder)[3]
+        assert isinstance(log, NativeLog)
+        assert log.dropped == {"mic": 7}
+    assert len(opened) == 4
+
+
 def test_what_may_still_change_is_not_kept(folder: Path, opened: list[str]) -> None:
     age(folder, time.time())
     with h5py.File(folder / "3.h5", "a") as file:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import vector
 
-from multisense.logs import SensorLog, open_logs, survey_logs, write_log
+from multisense.logs import LogError, SensorLog, open_logs, survey_logs, write_log
 from multisense.logs.recorder import LogWriter
 
 
@@ -110,3 +110,29 @@ def test_a_pipe_beside_logs_is_not_waited_for(tmp_path: Path) -> None:
     aloha(tmp_path / "a.h5")
     os.mkfifo(tmp_path / "b.h5")
     assert [log.name for log in open_logs(tmp_path)] == ["a"]
+
+
+def test_logs_of_the_folders_below_are_named_by_both(tmp_path: Path) -> None:
+    for day, arm in (("monday", "left"), ("monday", "right"), ("tuesday", "left")):
+        (tmp_path / day / arm).mkdir(parents=True)
+        native(tmp_path / day / arm / "run_1.h5")
+    (tmp_path / "monday" / "tables").mkdir()
+    (tmp_path / "monday" / "tables" / "a.csv").write_text("t,x\n0,1\n1,2\n")
+    (tmp_path / "monday" / ".trash").mkdir()
+    native(tmp_path / "monday" / ".trash" / "run_0.h5")
+    names = ["monday-left-run_1", "monday-right-run_1", "monday-tables", "tuesday-left-run_1"]
+    assert [log.name for log in open_logs(tmp_path)] == names
+
+
+def test_two_logs_of_one_name_below_are_an_error(tmp_path: Path) -> None:
+    for folder, file in (("a", "b-c.h5"), ("a-b", "c.h5")):
+        (tmp_path / folder).mkdir()
+        native(tmp_path / folder / file)
+    with pytest.raises(LogError, match="a second log `a-b-c`"):
+        open_logs(tmp_path)
+
+
+def test_a_loop_of_links_is_no_endless_search(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path)
+    with pytest.raises(LogError, match="no logs"):
+        open_logs(tmp_path)

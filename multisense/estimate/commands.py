@@ -75,7 +75,11 @@ def _step(found: Estimate) -> Rows:
 
 def _run(found: Estimate) -> Rows:
     plan, steps = found.plan, found.clips / found.config.train.batch_size
-    seen = "train.steps" if plan.hours_of_data is None else f"{plan.hours_of_data:,g} h of data x {plan.passes:g}"
+    seen = (
+        "train.steps"
+        if plan.hours_of_data is None
+        else f"{plan.hours_of_data:,g} h of data x {plan.passes:g}, not train.steps"
+    )
     days = found.device_days
     rows = [
         ("whole run", f"{found.clips:,.0f} clips in {steps:,.0f} steps ({seen})"),

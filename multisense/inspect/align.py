@@ -1,5 +1,6 @@
 """Are the clocks of the sensors together? Offsets and drifts over a data set, put together from the lags of pairs."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,8 @@ MIN_DRIFT_SPAN_S = 60.0
 DRIFT_PASSES = 4
 SIGMAS = 3.0
 """What is off by so many of its errors is off."""
+COMMAND = re.compile(r"(?<![a-z])(actions?|commands?|cmds?|goals?|targets?|set_?points?|desired|ctrl)(?![a-z])")
+"""Names of what a body was told to do, which happens before it does it: no fault of a clock."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,15 @@ class Offset:
         return bool(np.isfinite(self.late_s))
 
     @property
+    def is_off(self) -> bool:
+        """Whether the lateness is more than its error may feign; False where it is undetermined."""
+        return abs(self.late_s) > SIGMAS * self.error_s
+
+    @property
+    def is_command(self) -> bool:
+        return is_command(self.sensor)
+
+    @property
     def is_drifting(self) -> bool:
         """Whether the drift is more than its error may feign; False where it is undetermined."""
         return abs(self.drift_ppm) > SIGMAS * self.drift_error_ppm
@@ -58,10 +70,16 @@ class Alignment:
     """How far into its log the middle of what was looked at lies, where an offset holds if the clock drifts."""
 
 
+def is_command(sensor: str) -> bool:
+    """Whether a sensor, by its name, holds what the body was told to do."""
+    return bool(COMMAND.search(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", sensor).lower()))
+
+
 def find_offsets(
     logs: Sequence[SensorLog], reference: str | None = None, sensors: Sequence[str] | None = None
 ) -> Alignment:
-    """Offset and drift of every sensor that all `logs` have, against `reference` (by default the fastest proprio sensor).
+    """Offset and drift of every sensor that all `logs` have, against `reference` (by default the fastest proprio sensor
+    that is no command).
 
     All logs are taken to share one offset per sensor. Sensors need not agree with the reference directly: a mic may be
     tied to the skin, and the skin to the arm. Raises ValueError where fewer than two sensors are in all logs, LogError
@@ -75,8 +93,7 @@ def find_offsets(
         raise ValueError(f"reference '{reference}' is not in every log; there are {names}")
     _check_shapes(logs, names)
     compared = [n for n in names if n == reference or _lasts(n, logs, names)]
-    joints = [n for n in compared if logs[0].sensors[n].modality == "proprio"]
-    reference = reference or max(joints or compared[:1], key=lambda n: logs[0].sensors[n].rate_hz)
+    reference = reference or _reference(logs[0], compared)
     longest_s = min(LONGEST_S, max(LONGEST_TOTAL_S / len(logs), STRETCH_S))
     found = [s for i, log in enumerate(logs) for s in stretches(i, log, compared, longest_s)]
     known = {n: spectra(logs, n, found) for n in compared} if len(found) >= FOLDS else {}
@@ -86,6 +103,12 @@ def find_offsets(
     chains = _chains(reference, lags, slopes)
     offsets = {n: _offset(n, chains.get(n), lags) for n in names if n != reference}
     return Alignment(reference, offsets, lags, _middle(found, since_s))
+
+
+def _reference(log: SensorLog, names: Sequence[str]) -> str:
+    measured = [n for n in names if not is_command(n)] or names
+    joints = [n for n in measured if log.sensors[n].modality == "proprio"]
+    return max(joints or measured[:1], key=lambda n: log.sensors[n].rate_hz)
 
 
 def _check_shapes(logs: Sequence[SensorLog], names: Sequence[str]) -> None:

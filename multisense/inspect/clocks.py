@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from rich.box import SIMPLE
 from rich.table import Table
 
-from multisense.inspect.align import SIGMAS, Alignment, Offset
+from multisense.inspect.align import Alignment, Offset
 from multisense.inspect.findings import Finding
 from multisense.logs.base import SensorLog
 
@@ -37,7 +37,9 @@ def clock_findings(alignment: Alignment) -> list[Finding]:
     found = []
     for offset in alignment.offsets.values():
         late_s = offset.late_s
-        if abs(late_s) > max(OFF_S, SIGMAS * offset.error_s):
+        if offset.is_command:  # leads by as much as the body is slow
+            continue
+        if offset.is_off and abs(late_s) > OFF_S:
             word = "late" if late_s > 0 else "early"
             message = f"stamped {show_late(offset, signed=False)} too {word} beside {alignment.reference}"
             found.append(Finding("warning", "", offset.sensor, "offset", f"{message}; `multisense align` corrects it"))
@@ -51,11 +53,12 @@ def clock_findings(alignment: Alignment) -> list[Finding]:
 def clock_table(alignment: Alignment) -> Table:
     """One row a sensor: how late it is stamped against the reference."""
     table = Table(title=f"clocks against {alignment.reference}", box=SIMPLE, padding=(0, 1, 0, 0), show_edge=False)
-    for column in ("sensor", "late by", "drift", "confidence", "why undetermined"):
+    for column in ("sensor", "late by", "drift", "confidence", "remark"):
         table.add_column(column)
     for offset in alignment.offsets.values():
         confidence = f"{max(offset.confidence, 0):.2f}"
-        table.add_row(offset.sensor, show_late(offset), show_drift(offset), confidence, offset.reason)
+        remark = offset.reason or ("a command leads what it causes: left as it is" if offset.is_command else "")
+        table.add_row(offset.sensor, show_late(offset), show_drift(offset), confidence, remark)
     return table
 
 

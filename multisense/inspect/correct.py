@@ -13,9 +13,10 @@ from multisense.logs.pool import POOL
 METHOD = "multisense align: whitened cross-covariance of activity"
 
 
-def apply_offsets(logs: Sequence[SensorLog], alignment: Alignment) -> list[str]:
-    """Record every determined offset, and every drift beyond its error, in `/clock/<sensor>` of every log, on top of what
-    stands there.
+def apply_offsets(logs: Sequence[SensorLog], alignment: Alignment, chosen: Sequence[str] = ()) -> list[str]:
+    """Record every offset and every drift beyond its error in `/clock/<sensor>` of every log, on top of what stands there.
+
+    A command leads what it causes and is left as it is, unless `chosen` names it.
 
     Returns the sensors corrected. Raises LogError, before anything is written, where a log is of a foreign format or an
     unfinished recording.
@@ -27,7 +28,8 @@ def apply_offsets(logs: Sequence[SensorLog], alignment: Alignment) -> list[str]:
         if log.attributes.get("recording"):
             fix = "Close its writer; of a recording that was killed make a whole log first: multisense import."
             raise log_error(log.path, "an unfinished recording", "a log that was closed", fix)
-    found = [offset for offset in alignment.offsets.values() if offset.is_determined]
+    off = [offset for offset in alignment.offsets.values() if offset.is_off or offset.is_drifting]
+    found = [offset for offset in off if not offset.is_command or offset.sensor in chosen]
     POOL.close()  # HDF5 does not write to a file that this process has open for reading
     for log in logs:
         with h5py.File(Path(log.path), "r+") as file:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from rich.box import SIMPLE
 from rich.table import Table
+from rich.text import Text
 
 Level = Literal["error", "warning", "info"]
 STYLES: dict[Level, str] = {"error": "bold red", "warning": "yellow", "info": "dim"}
@@ -43,12 +44,13 @@ def has_errors(findings: Iterable[Finding]) -> bool:
 
 
 def findings_table(findings: Iterable[Finding]) -> Table:
-    """One row for each finding, the worst first."""
+    """One row for each finding, the worst first. Where and what share a column: names are long and terminals narrow."""
     table = Table(title="findings", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    for column in ("level", "log", "sensor", "kind", "seconds", "what"):
-        table.add_column(column, overflow="fold")
+    for column in ("level", "kind"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("log, sensor, seconds: what", overflow="fold")
     for f in worst_first(findings):
-        when = "" if f.start_s is None or f.stop_s is None else f"{f.start_s:.2f} - {f.stop_s:.2f}"
-        cells = (f.level, f.log or "(all)", f.sensor or "(all)", f.kind, when, f.message)
-        table.add_row(*cells, style=STYLES[f.level])
+        when = "" if f.start_s is None or f.stop_s is None else f"{f.start_s:.2f} - {f.stop_s:.2f} s"
+        where = ", ".join(part for part in (f.log or "all logs", f.sensor, when) if part)
+        table.add_row(f.level, f.kind, Text(f"{where}: {f.message}"), style=STYLES[f.level])
     return table

@@ -16,6 +16,10 @@ from multisense.logs.native import NativeLog
 from multisense.types import SensorInfo
 
 UNFINISHED = "still being recorded, or its recorder was killed: it ends with what was flushed last"
+WIDEST_NAME = 20
+"""Of a sensor, in a table: what is longer is broken."""
+OFF_RATE = 0.05
+"""A measured rate that differs by so much of the nominal one is shown beside it."""
 SHOWN_LOGS = 40
 """More are counted, not listed, in a table; `as_dict` has all."""
 
@@ -177,11 +181,13 @@ def info_tables(facts: DatasetFacts) -> list[Table]:
 
 def _sensor_table(facts: DatasetFacts) -> Table:
     table = _table("sensors")
-    for column in ("sensor", "modality", "shape", "dtype"):
-        table.add_column(column, overflow="fold")
-    for column in ("Hz", "measured", "logs", "time", "bytes"):
+    longest = max((len(sensor.sensor) for log in facts.logs for sensor in log.sensors), default=0)
+    table.add_column("sensor", overflow="fold", min_width=min(longest, WIDEST_NAME))
+    table.add_column("modality", no_wrap=True)
+    table.add_column("sample")
+    for column in ("Hz", "logs", "time", "bytes"):
         table.add_column(column, justify="right")
-    table.add_column("units", max_width=14)
+    table.add_column("units", max_width=12)
     groups: dict[str, list[SensorFacts]] = defaultdict(list)
     for log in facts.logs:
         for sensor in log.sensors:
@@ -190,10 +196,8 @@ def _sensor_table(facts: DatasetFacts) -> Table:
         table.add_row(
             name,
             _each(s.modality or "?" for s in group),
-            _each(" x ".join(map(str, s.shape)) or "1" for s in group),
-            _each(s.dtype for s in group),
-            _range([s.rate_hz for s in group]),
-            _range([s.measured_hz for s in group if s.measured_hz is not None]),
+            _each(f"{' x '.join(map(str, s.shape)) or '1'} {s.dtype}" for s in group),
+            _rates(group),
             str(len(group)),
             show_hours(sum(s.hours for s in group)),
             show_bytes(sum(s.bytes for s in group)),
@@ -213,7 +217,7 @@ def _log_table(facts: DatasetFacts) -> Table:
     if len(facts.logs) > SHOWN_LOGS:
         table.add_row(f"... {len(facts.logs) - SHOWN_LOGS} more", "", "", "", "")
     table.add_section()
-    total = (f"{len(facts.logs)} logs", "", show_hours(facts.hours))
+    total = (counted(facts.logs), "", show_hours(facts.hours))
     table.add_row(*total, show_bytes(facts.bytes), show_bytes(facts.stored_bytes), style="bold")
     return table
 
@@ -237,6 +241,11 @@ def _table(title: str) -> Table:
     return Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
 
 
+def counted(logs: Sequence[SensorLog] | Sequence[LogFacts]) -> str:
+    """'1 log', '12 logs'."""
+    return f"{len(logs)} log{'s' * (len(logs) != 1)}"
+
+
 def show_hours(hours: float) -> str:
     """0.02 -> '72 s'."""
     seconds = 3600 * hours
@@ -256,8 +265,16 @@ def _each(values: Iterable[str]) -> str:
     return " / ".join(dict.fromkeys(values))
 
 
+def _rates(group: Sequence[SensorFacts]) -> str:
+    """Nominal rates, and in brackets the measured ones where samples are missing or too many."""
+    nominal = _range([s.rate_hz for s in group])
+    measured = [(s.measured_hz, s.rate_hz) for s in group if s.measured_hz is not None]
+    is_off = any(abs(found / said - 1) > OFF_RATE for found, said in measured)
+    return f"{nominal} ({_range([found for found, _ in measured])})" if is_off else nominal
+
+
 def _range(values: Sequence[float]) -> str:
     if not values:
         return "-"
-    low, high = f"{min(values):.5g}", f"{max(values):.5g}"
+    low, high = (f"{value:,.0f}" if value >= 1000 else f"{value:.3g}" for value in (min(values), max(values)))
     return low if low == high else f"{low} - {high}"

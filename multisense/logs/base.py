@@ -81,3 +81,8 @@ def log_error(
 ) -> LogError:
     """A LogError in the one form they all have. `where` starts with the file, then the place in it."""
     return LogError(f"{where}: found {found}; expected {expected}. {fix}", kind, sensor)
+
+
+def how_to_install(extra: str) -> str:
+    """The fix where a library that only some formats need is missing."""
+    return f"Install multisense's extra `{extra}`: pip install -e '.[{extra}]' in its source folder."

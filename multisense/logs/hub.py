@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from multisense.logs.base import log_error
+from multisense.logs.base import how_to_install, log_error
 
 PREFIX = "hf://"
 NAME = r"[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9_])?"
@@ -46,7 +46,7 @@ def resolve(uri: str) -> Path:
     try:
         from huggingface_hub import errors, snapshot_download
     except ImportError as error:
-        fix = "Install it: pip install 'multisense[hub]'."
+        fix = how_to_install("hub")
         raise log_error(uri, "no huggingface_hub in this environment", "it, to read from the Hub", fix) from error
     try:
         folder = snapshot_download(wanted.name, repo_type="dataset", revision=wanted.revision)

@@ -1,4 +1,4 @@
-"""A folder of native logs, opened without opening its files: from what was read of each the last time."""
+"""Folders of native logs, opened without opening its files: from what was read of each the last time."""
 
 import os
 from dataclasses import asdict
@@ -11,10 +11,10 @@ from multisense.types import SensorInfo
 
 
 class FolderIndex:
-    """The headers of the native logs of one folder. A log that changed, or whose media did, is read again."""
+    """The headers of the native logs in and below a folder. A log that changed, or whose media did, is read again."""
 
     def __init__(self, folder: Path):
-        self._memory = Memory("logs", folder)
+        self._folder, self._memory = folder, Memory("logs", folder)
 
     def open(self, file: Path) -> NativeLog:
         """As `NativeLog`, which it opens where it does not know the file. Labels are read when they are asked for."""
@@ -22,14 +22,15 @@ class FolderIndex:
             stamp = stamp_of(os.path.realpath(file) if os.path.islink(file) else str(file))
         except OSError:  # gone since the folder was listed
             return NativeLog(file)
-        facts = self._memory.recall(file.name, stamp)
+        name = str(file.relative_to(self._folder))
+        facts = self._memory.recall(name, stamp)
         header = None if facts is None else _header(facts, file.parent)
         if header is not None:
             return NativeLog(file, header)
         log = NativeLog(file)
         facts = _facts(log.header, file.parent)
         if facts is not None:
-            self._memory.keep(file.name, stamp, facts)
+            self._memory.keep(name, stamp, facts)
         return log
 
     def save(self) -> None:

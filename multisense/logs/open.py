@@ -26,6 +26,9 @@ MANY = (hdf5, ros, mcap)
 SINGLE = (zarr_buffer, xdf, ulog, vrs)
 """Formats of which a folder holds logs one by one."""
 
+DEEPEST = 5
+"""Levels of folders below the one that was named: recordings/monday/left_arm/run_7.h5."""
+
 Opener = Callable[[], SensorLog]
 OpenNative = Callable[[Path], SensorLog]
 
@@ -45,8 +48,9 @@ def open_logs(path: str | Path) -> list[SensorLog]:
     """All logs at `path`, sorted by name; raises the LogError of the first that cannot be opened.
 
     `path` is a native log or a folder of them, anything of a foreign format (a file, its folder, or a folder of such
-    files), a plain folder of media and tables, or `hf://datasets/OWNER/NAME`. Logs are named by their files, without the
-    suffix where that tells them apart.
+    files), a plain folder of media and tables, or `hf://datasets/OWNER/NAME`; where a folder has no logs itself, those of
+    the folders in it. Logs are named by their files, without the suffix where that tells them apart, and by the folders
+    between `path` and them: `monday-run_7`.
     """
     return [_opened(name, opener) for name, opener in _indexed(path)]
 
@@ -89,16 +93,29 @@ def _candidates(given: str | Path, open_native: OpenNative = NativeLog) -> dict[
     path = hub.resolve(str(given)) if hub.recognises(str(given)) else Path(given)
     if not (os.path.isfile(path) or os.path.isdir(path)):  # a pipe or a device is neither
         raise log_error(str(path), "nothing", "a log or a folder of logs", "Check the path.")
-    if (path / "meta" / "info.json").is_file() or (path / "meta" / "episodes.jsonl").is_file():
-        return _episodes(path)
-    found = _of_file(path) if path.is_file() else _of_folder(path, open_native)
-    if found:
+    if found := _of_file(path) if path.is_file() else _of_tree(path, open_native, DEEPEST):
         return found
-    is_half = any(path.glob(".*.partial"))  # a write that was cut short: its media are of a log, not logs themselves
-    if not is_half and folder.recognises(path):
-        return folder.candidates(path)
     fix = "Simulate or record some, or name the folder that holds them."
     raise log_error(str(path), "no logs", "logs of a format that multisense reads", fix)
+
+
+def _of_tree(path: Path, open_native: OpenNative, depth: int) -> dict[str, Opener]:
+    """The logs in a folder or, where it has none, those of the folders in it, named by both."""
+    if (path / "meta" / "info.json").is_file() or (path / "meta" / "episodes.jsonl").is_file():
+        return _episodes(path)
+    found = _of_folder(path, open_native)
+    is_half = any(path.glob(".*.partial"))  # a write that was cut short: its media are of a log, not logs themselves
+    if found or is_half:
+        return found
+    if folder.recognises(path):
+        return folder.candidates(path)
+    for inside in folder.folders_in(path) if depth else []:
+        for name, opener in _of_tree(inside, open_native, depth - 1).items():
+            name = name if name == inside.name else f"{inside.name}-{name}"
+            if name in found:
+                raise log_error(str(inside), f"a second log `{name}`", "one of that name", "Rename its file or folder.")
+            found[name] = opener
+    return found
 
 
 def _of_file(path: Path) -> dict[str, Opener]:

@@ -1,6 +1,6 @@
 """What was found out about the files of a folder, kept between runs in the user's cache directory.
 
-MULTISENSE_CACHE (~/.cache/multisense)/KIND/<hash of the folder's path>.json   {file name: [stamp, facts]}
+MULTISENSE_CACHE (~/.cache/multisense)/KIND/<hash of the folder's path>.json   {file: [stamp, facts]}
 
 It saves work and nothing else: a damaged file is as good as none, one that cannot be written is let be, and a fact
 counts only while the stamp of its file is the same.
@@ -29,7 +29,7 @@ def stamp_of(path: str) -> list[int]:
 
 
 class Memory:
-    """Facts of one kind about the files of one folder, by file name."""
+    """Facts of one kind about files in and below one folder, by their names within it."""
 
     def __init__(self, kind: str, folder: str | Path):
         name = hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()[:32]

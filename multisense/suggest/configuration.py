@@ -163,9 +163,16 @@ def _learning(senses: Sequence[Sense], logs: Sequence[SensorLog], seconds: float
                     "also tell clips apart" + ("" if many else "; little, as many clips of a batch are of one log"))),
         (1, Setting("masks", {"masks_per_clip": 2}, "two share a pass of the teacher")),
         (0, Setting("train", None, "")),
-        (1, Setting("steps", steps, f"about {PASSES} passes, within {STEPS[0]} to {STEPS[1]}; {minutes:.0f} minutes on two cores")),
+        (1, Setting("steps", steps, f"{_passes(steps, total / seconds)}; about {minutes:.0f} minutes on two cores")),
         (1, Setting("batch_size", BATCH, "clips a step, for a laptop's memory")),
     ]  # fmt: skip
+
+
+def _passes(steps: int, clips: float) -> str:
+    """How often every second is seen, and why not PASSES times."""
+    passes = f"every second is seen about {float(f'{steps * BATCH / clips:.2g}'):g} times"
+    bound = {STEPS[0]: ", for fewer steps teach little", STEPS[1]: ", for more steps take hours"}
+    return passes + bound.get(steps, "")
 
 
 def _duration(seconds: float) -> str:

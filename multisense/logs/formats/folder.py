@@ -9,6 +9,7 @@ A folder of such folders is a data set. Stamps that count from 1970 begin at 0 w
 from the start of their own file are laid beside them, and `notes` says so.
 """
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,14 +35,13 @@ SAMPLE_COLUMNS = ("sample", "index")
 
 
 def recognises(path: Path) -> bool:
-    """Whether a folder, or a folder in it, has a file of a kind read here."""
-    return bool(_own_files(path)) or any(_own_files(folder) for folder in _folders(path))
+    """Whether a folder has a file of a kind read here."""
+    return bool(_own_files(path))
 
 
 def candidates(path: Path) -> dict[str, Callable[[], SensorLog]]:
-    """The folder itself where it has files of its own, else every folder in it that has: openers by name, sorted."""
-    folders = [path] if _own_files(path) else [folder for folder in _folders(path) if _own_files(folder)]
-    return {folder.resolve().name: partial(open_folder, folder) for folder in folders}
+    """The one log that a folder is."""
+    return {path.resolve().name: partial(open_folder, path)}
 
 
 def open_folder(path: Path) -> ForeignLog:
@@ -83,8 +83,10 @@ def _own_files(path: Path) -> list[Path]:
     return [f for f in _listed(path) if f.suffix.lower() in kinds and f.name[0] != "." and f.is_file()]
 
 
-def _folders(path: Path) -> list[Path]:
-    return sorted(folder for folder in _listed(path) if folder.is_dir() and folder.name[0] != ".")
+def folders_in(path: Path) -> list[Path]:
+    """The folders in a folder that are not hidden and may be looked into, sorted."""
+    found = (folder for folder in _listed(path) if folder.is_dir() and folder.name[0] != ".")
+    return sorted(folder for folder in found if os.access(folder, os.R_OK | os.X_OK))
 
 
 def _listed(path: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from multisense.logs.base import LogError, log_error
+from multisense.logs.base import LogError, how_to_install, log_error
 from multisense.logs.clock import check_rate
 from multisense.logs.files import LONGEST_NAME, stays_inside
 
@@ -107,7 +107,7 @@ def open_parquet(path: str) -> Any:
     try:
         import pyarrow.parquet as pq
     except ImportError as error:
-        fix = "Install it: pip install 'multisense[lerobot]'."
+        fix = how_to_install("lerobot")
         raise log_error(path, "no pyarrow in this environment", "it, to read parquet", fix) from error
     if not Path(path).is_file():
         raise log_error(path, "no such file", "a parquet file, as meta/ says", "Download the data set again.")

@@ -4,7 +4,7 @@ import importlib.util
 import struct
 from typing import Any
 
-from multisense.logs.base import log_error
+from multisense.logs.base import how_to_install, log_error
 
 HEADER, TIME = "std_msgs/msg/Header", "builtin_interfaces/msg/Time"
 
@@ -12,7 +12,7 @@ HEADER, TIME = "std_msgs/msg/Header", "builtin_interfaces/msg/Time"
 def require(path: str, module: str, package: str) -> None:
     """Raise LogError, which says what to install, where an optional package is missing."""
     if importlib.util.find_spec(module) is None:
-        fix = "Install it: pip install 'multisense[ros]'."
+        fix = how_to_install("ros")
         raise log_error(path, f"no {package} in this environment", "it, to read bags and MCAP", fix)
 
 

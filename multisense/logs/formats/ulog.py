@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from multisense.logs.base import LogError, SensorLog, log_error
+from multisense.logs.base import LogError, SensorLog, how_to_install, log_error
 from multisense.logs.files import head
 from multisense.logs.foreign import ForeignLog, Sensor, stamped
 from multisense.logs.pool import POOL
@@ -117,7 +117,7 @@ def _parse(path: str) -> _Flight:
     try:
         from pyulog import ULog
     except ImportError as error:
-        fix = "Install it: pip install 'multisense[ulog]'."
+        fix = how_to_install("ulog")
         raise log_error(path, "no pyulog in this environment", "it, to read ULog", fix) from error
     data = Path(path).read_bytes()
     stop = _walk(data, path)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from multisense.logs.base import LogError, SensorLog, log_error
+from multisense.logs.base import LogError, SensorLog, how_to_install, log_error
 from multisense.logs.clock import AnchoredClock, check_anchors
 from multisense.logs.files import head
 from multisense.logs.foreign import ForeignLog, Sensor, on_clock, stamped
@@ -70,7 +70,7 @@ class Recording:
             from projectaria_tools.core import data_provider
             from projectaria_tools.core.sensor_data import TimeDomain
         except ImportError as error:
-            fix = "Install it: pip install 'multisense[aria]'."
+            fix = how_to_install("aria")
             raise log_error(path, "no projectaria_tools in this environment", "it, to read VRS", fix) from error
         self.path = path
         with self.reading("its index"):

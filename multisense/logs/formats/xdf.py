@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from multisense.logs.base import LogError, SensorLog, log_error
+from multisense.logs.base import LogError, SensorLog, how_to_install, log_error
 from multisense.logs.clock import check_times
 from multisense.logs.files import head
 from multisense.logs.foreign import ForeignLog, Rows, Sensor, stamped
@@ -178,7 +178,7 @@ def _parse(path: str) -> _Recording:
     try:
         import pyxdf
     except ImportError as error:
-        fix = "Install it: pip install 'multisense[xdf]'."
+        fix = how_to_install("xdf")
         raise log_error(path, "no pyxdf in this environment", "it, to read XDF", fix) from error
     data = Path(path).read_bytes()
     chunks = walk(data, path)

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from multisense.logs.base import LogError, SensorLog, log_error
+from multisense.logs.base import LogError, SensorLog, how_to_install, log_error
 from multisense.logs.clock import AnchoredClock, Clock, StampedClock, check_times
 from multisense.logs.foreign import ForeignLog, Rows, Samples, Sensor, measured_rate, on_clock
 from multisense.logs.pool import POOL
@@ -307,7 +307,7 @@ def _import_zarr(path: str) -> Any:
     try:
         import zarr
     except ImportError as error:
-        fix = "Install it: pip install 'multisense[zarr]'."
+        fix = how_to_install("zarr")
         raise log_error(path, "no zarr in this environment", "it, to read replay buffers", fix) from error
     return zarr
 
