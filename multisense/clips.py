@@ -4,7 +4,7 @@ Which windows an epoch holds is a pure function of (seed, epoch, index). Only sa
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
@@ -15,11 +15,13 @@ import torchaudio.functional
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from multisense.logs.base import LogError, SensorLog
+from multisense.logs.base import LogError, Picks, SensorLog
 from multisense.logs.frames import resize_frames
-from multisense.types import Batch, Clip, SensorInfo, Stream
+from multisense.types import Batch, Clip, Label, SensorInfo, Stream
 
 Resample = Literal["nearest", "linear", "bandlimited"]
+MANY = 2048
+"""Points of a grid from which it pays to look whether the samples keep step with it."""
 
 
 @dataclass(frozen=True)
@@ -71,18 +73,19 @@ def _absent(grid: Grid) -> tuple[Tensor, Tensor]:
 
 
 def _on_grid(log: SensorLog, grid: Grid, start_s: float, stop_s: float) -> tuple[Tensor, Tensor]:
-    stream = log.read(grid.name, start_s, stop_s)
+    wanted = np.arange(grid.count) / grid.rate_hz
+    stream = _samples(log, grid, start_s, stop_s, wanted)
     if len(stream.times_s) == 0:
         return _absent(grid)
     # Clip-relative in float64 first: float32 seconds since boot have no milliseconds left.
     stream = replace(stream, times_s=stream.times_s - start_s)
     if grid.resample == "bandlimited":
         return _bandlimited(stream, grid)
-    wanted = np.arange(grid.count) / grid.rate_hz
     nearest = _nearest(stream.times_s, wanted)
     valid = np.abs(stream.times_s[nearest] - wanted) <= grid.tolerance_s
     if grid.resample == "nearest":
-        data = _frames(log, grid, stream.data[nearest])
+        chosen, place = np.unique(nearest, return_inverse=True)
+        data = _frames(log, grid, stream.data[chosen])[place]
     else:
         data, finite = _interpolate(stream, wanted)
         valid &= finite
@@ -90,18 +93,53 @@ def _on_grid(log: SensorLog, grid: Grid, start_s: float, stop_s: float) -> tuple
     return torch.from_numpy(data), torch.from_numpy(valid)
 
 
+def _samples(log: SensorLog, grid: Grid, start_s: float, stop_s: float, wanted: np.ndarray) -> Stream:
+    """What the log has in the window; of frames that it gives singly only those nearest to a point of the grid.
+
+    The nearest among them are the nearest among all, so that nothing else changes.
+    """
+    if grid.resample != "nearest" or not isinstance(log, Picks):
+        return log.read(grid.name, start_s, stop_s)
+    times = log.times(grid.name, start_s, stop_s) - start_s
+    places = np.unique(_nearest(times, wanted)) if len(times) else np.arange(0)
+    return log.pick(grid.name, start_s, stop_s, places)
+
+
 def _nearest(times: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """For each of the `wanted` times, which increase, the place of the nearest of `times`; of two the earlier."""
+    if len(wanted) > MANY and len(times) > 1 and (steady := _in_step(times, wanted)) is not None:
+        return steady
     right = np.searchsorted(times, wanted).clip(1, max(len(times) - 1, 1))
     right = np.minimum(right, len(times) - 1)
     left = np.maximum(right - 1, 0)
     return np.where(wanted - times[left] <= times[right] - wanted, left, right)
 
 
+def _in_step(times: np.ndarray, wanted: np.ndarray) -> np.ndarray | None:
+    """`_nearest` without a search, where each wanted time has one sample within half the shortest step: sound has."""
+    middle = len(wanted) // 2
+    places = np.arange(len(wanted)) + int(_nearest(times, wanted[middle : middle + 1])[0]) - middle
+    first, last = np.searchsorted(places, [0, len(times)])
+    inner = slice(first, last)
+    apart = np.abs(times[places[first] : places[last - 1] + 1] - wanted[inner]).max()
+    starts = first == 0 or wanted[first - 1] <= times[0]
+    ends = last == len(wanted) or wanted[last] >= times[-1]
+    is_sure = starts and ends and apart < 0.499 * np.diff(times).min()
+    return places.clip(0, len(times) - 1) if is_sure else None
+
+
+def _finite(rows: np.ndarray) -> np.ndarray:
+    """(N,) whether all numbers of a row are finite."""
+    finite = np.isfinite(rows).reshape(len(rows), -1)
+    return np.ones(len(rows), bool) if finite.all() else np.asarray(finite.all(1))
+
+
 def _interpolate(stream: Stream, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Linear interpolation of every channel at once; a point next to a non-finite sample is not valid."""
     flat = np.asarray(stream.data, np.float32).reshape(len(stream.data), -1)
-    known = np.asarray(np.isfinite(flat).all(1))
-    flat = np.where(known[:, None], flat, 0)
+    known = _finite(flat)
+    if not known.all():
+        flat = np.where(known[:, None], flat, 0)
     right = np.searchsorted(stream.times_s, wanted, side="right").clip(min(1, len(flat) - 1), len(flat) - 1)
     left = np.maximum(right - 1, 0)
     span = np.maximum(stream.times_s[right] - stream.times_s[left], 1e-12)
@@ -131,9 +169,8 @@ def _bandlimited(stream: Stream, grid: Grid) -> tuple[Tensor, Tensor]:
     native = round(grid.seconds * rate_hz)
     wanted = np.arange(native) / rate_hz
     nearest = _nearest(stream.times_s, wanted)
-    data = np.asarray(stream.data, np.float32)[nearest]
-    valid = np.abs(stream.times_s[nearest] - wanted) <= grid.tolerance_s
-    valid &= np.isfinite(data).reshape(native, -1).all(1)
+    data = np.asarray(stream.data.take(nearest, 0), np.float32)
+    valid = (np.abs(stream.times_s[nearest] - wanted) <= grid.tolerance_s) & _finite(data)
     data[~valid] = 0
     sound, mask = torch.from_numpy(data), torch.from_numpy(valid)
     if native == grid.count:
@@ -238,8 +275,9 @@ class Rolling:
 
     def __init__(self, log: SensorLog, grids: Mapping[str, Grid]):
         self.log, self.grids = log, grids
-        self.name, self.path, self.sensors, self.labels = log.name, log.path, log.sensors, log.labels
+        self.name, self.path, self.sensors = log.name, log.path, log.sensors
         self._kept: dict[str, tuple[float, float, Stream]] = {}
+        self._picked: dict[str, Stream] = {}
 
     def read(self, sensor: str, start_s: float, stop_s: float) -> Stream:
         begin, end, kept = self._kept.get(sensor, (math.inf, -math.inf, None))
@@ -253,15 +291,40 @@ class Rolling:
         self._kept[sensor] = start_s, stop_s, stream
         return stream
 
+    @property
+    def labels(self) -> Mapping[str, Label]:
+        return self.log.labels
+
+    def times(self, sensor: str, start_s: float, stop_s: float) -> np.ndarray:
+        """As a log's own; one that gives no single samples is read."""
+        if isinstance(self.log, Picks):
+            return self.log.times(sensor, start_s, stop_s)
+        return self.read(sensor, start_s, stop_s).times_s
+
+    def pick(self, sensor: str, start_s: float, stop_s: float, places: np.ndarray) -> Stream:
+        """As a log's own, less what the window before this one had already."""
+        if not isinstance(self.log, Picks):
+            return _cut(self.read(sensor, start_s, stop_s), places)
+        times, kept = self.log.times(sensor, start_s, stop_s)[places], self._picked.get(sensor)
+        new = np.isin(times, kept.times_s, invert=True) if kept else np.ones(len(places), bool)
+        stream = self._resized(self.log.pick(sensor, start_s, stop_s, places[new]))
+        if kept and not new.all():
+            stream = _joined([_cut(kept, np.isin(kept.times_s, times)), stream])
+            stream = _cut(stream, np.argsort(stream.times_s))
+        self._picked[sensor] = stream
+        return stream
+
     def _fetched(self, sensor: str, start_s: float, stop_s: float) -> Stream:
-        stream = self.log.read(sensor, start_s, stop_s)
-        return replace(stream, data=resize_frames(stream.data, self.grids[sensor].size))
+        return self._resized(self.log.read(sensor, start_s, stop_s))
+
+    def _resized(self, stream: Stream) -> Stream:
+        return replace(stream, data=resize_frames(stream.data, self.grids[stream.name].size))
 
     def fingerprint(self) -> str:
         return self.log.fingerprint()
 
 
-def _cut(stream: Stream, part: slice) -> Stream:
+def _cut(stream: Stream, part: slice | np.ndarray) -> Stream:
     return replace(stream, times_s=stream.times_s[part], data=stream.data[part])
 
 
@@ -270,29 +333,30 @@ def _joined(parts: Sequence[Stream]) -> Stream:
     return replace(parts[0], times_s=times, data=data)
 
 
+def pieces(log: SensorLog, grid: Grid, seconds: float = 10.0) -> Iterator[Stream]:
+    """The whole stream of a sensor, a stretch of `seconds` after the other, frames at the grid's size: full-size frames
+    never stand in memory together."""
+    info = log.sensors[grid.name]
+    edges = [-math.inf, *np.arange(info.start_s, info.stop_s, seconds)[1:], math.inf]
+    for start, stop in pairwise(edges):
+        part = log.read(grid.name, start, stop)
+        yield replace(part, data=resize_frames(part.data, grid.size))
+
+
 class InMemory:
     """A log whose wanted sensors were decoded once, frames at the grid's size, and are kept: for data sets that fit."""
 
-    CHUNK_S = 10.0
-
     def __init__(self, log: SensorLog, grids: Mapping[str, Grid]):
-        self.name, self.path, self.labels = log.name, log.path, log.labels
+        self.name, self.path, self._log = log.name, log.path, log
         self._fingerprint = log.fingerprint()
-        self._streams = {n: self._decode(log, grid) for n, grid in grids.items() if n in log.sensors}
+        self._streams = {n: _joined(list(pieces(log, grid))) for n, grid in grids.items() if n in log.sensors}
         self.sensors: Mapping[str, SensorInfo] = {
             n: replace(log.sensors[n], shape=stream.data.shape[1:]) for n, stream in self._streams.items()
         }
 
-    def _decode(self, log: SensorLog, grid: Grid) -> Stream:
-        """The whole stream, a chunk of time after the other: full-size frames never stand in memory together."""
-        info = log.sensors[grid.name]
-        edges = [*np.arange(info.start_s, info.stop_s, self.CHUNK_S), math.inf]
-        edges[0] = -math.inf
-        parts = []
-        for start, stop in pairwise(edges):
-            part = log.read(grid.name, start, stop)
-            parts.append(replace(part, data=resize_frames(part.data, grid.size)))
-        return _joined(parts)
+    @property
+    def labels(self) -> Mapping[str, Label]:
+        return self._log.labels
 
     def read(self, sensor: str, start_s: float, stop_s: float) -> Stream:
         stream = self._streams[sensor]

@@ -28,6 +28,7 @@ from multisense.clips import Grid
 from multisense.config import Config, ConfigError, parse, read_tree
 from multisense.logs import open_logs
 from multisense.logs.base import LogError, SensorLog
+from multisense.logs.files import keep_digests
 from multisense.modalities import modality
 from multisense.modalities.base import SensorConfig
 from multisense.model import ModelConfig, MultiSense
@@ -45,6 +46,8 @@ class DataConfig(Config):
     """Loader processes; 0 loads in the training process."""
     in_memory: bool = False
     """Decode every log once and keep it: for data sets that fit."""
+    cache: str | None = None
+    """Folder in which the run's sensors are kept decoded, frames at the run's size; null decodes the logs every time."""
     hold_out: list[str] = Field(default_factory=list)
     """Names of logs in `train` that are left out of it, and are the test logs where `test` is null."""
 
@@ -179,7 +182,10 @@ def untrained_model(run: Run, seed: int) -> MultiSense:
 
 
 def data_fingerprint(logs: Sequence[SensorLog]) -> str:
-    return hashlib.sha256("\n".join(sorted(log.fingerprint() for log in logs)).encode()).hexdigest()[:16]
+    """A short hash of the logs' fingerprints. Files that are unchanged since another process asked are not read again."""
+    digest = hashlib.sha256("\n".join(sorted(log.fingerprint() for log in logs)).encode()).hexdigest()[:16]
+    keep_digests()
+    return digest
 
 
 def provenance(config: RunConfig, logs: Sequence[SensorLog]) -> dict[str, Any]:
@@ -314,8 +320,8 @@ def open_to_readers(file: Path) -> None:
 
 
 FREE_TO_CHANGE = (
-    "data.workers", "data.in_memory", "train.save_every", "train.keep_last", "train.keep_every", "train.log_every",
-    "train.log_with", "train.checkpoint_activations", "train.health_every", "train.on_collapse",
+    "data.workers", "data.in_memory", "data.cache", "train.save_every", "train.keep_last", "train.keep_every",
+    "train.log_every", "train.log_with", "train.checkpoint_activations", "train.health_every", "train.on_collapse",
 )  # fmt: skip
 """What a run may go on with another value of, because the weights do not depend on it."""
 

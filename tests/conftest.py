@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from multisense.logs import Recording, write_log
+from multisense.clips import Grid, Rolling, read_clip
+from multisense.logs import Recording, SensorLog, write_log
+from multisense.logs.base import Picks
 from multisense.run import RunConfig, parse_config
 from multisense.types import Label, SensorInfo, Stream
 
@@ -97,6 +99,14 @@ def body_tree(**train: object) -> dict:
     }
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What is remembered between runs is remembered in a test's own folder."""
+    folder = tmp_path.with_name(f"{tmp_path.name}-cache")
+    monkeypatch.setenv("MULTISENSE_CACHE", str(folder))
+    return folder
+
+
 @pytest.fixture
 def body_config() -> RunConfig:
     return parse_config(body_tree())
@@ -136,6 +146,50 @@ def body(tmp_path: Path) -> Path:
     recordings = {"arm": vector(channels=("left", "right"), units="rad"), "camera": camera(), "mic": microphone()}
     write_log(tmp_path / "body.h5", recordings, labels, "made by a test", {"start_unix": 1.7e9})
     return tmp_path / "body.h5"
+
+
+class OnlyRead:
+    """A log of which nothing but ranges can be read."""
+
+    def __init__(self, log: SensorLog):
+        self.name, self.path, self.sensors, self.labels = log.name, log.path, log.sensors, log.labels
+        self.read, self.fingerprint = log.read, log.fingerprint
+
+
+def assert_gives_single_samples(log: SensorLog) -> None:
+    """Samples picked are those that `read` gives, and clips of frames picked are clips of frames read."""
+    assert isinstance(log, Picks)
+    rng = np.random.default_rng(0)
+    for name, info in log.sensors.items():
+        for _ in range(5):
+            window = np.sort(rng.uniform(info.start_s - 0.1, info.stop_s + 0.1, 2)).tolist()
+            whole = log.read(name, *window)
+            np.testing.assert_array_equal(log.times(name, *window), whole.times_s)
+            places = np.flatnonzero(rng.random(len(whole.times_s)) < 0.4)
+            some = log.pick(name, *window, places)
+            assert some.data.dtype == whole.data.dtype
+            np.testing.assert_array_equal(some.times_s, whole.times_s[places])
+            np.testing.assert_array_equal(some.data, whole.data[places])
+        if info.dtype == "uint8":
+            assert_same_frames(log, name)
+
+
+def assert_same_frames(log: SensorLog, name: str) -> None:
+    """Of every grid, in place and rolling on, to the bit those of a log that reads whole ranges."""
+    info, plain = log.sensors[name], OnlyRead(log)
+    size = (max(info.shape[0] // 2, 2), max(info.shape[1] // 3, 2))
+    for rate in (0.3, 1.0, 2.7):
+        seconds = 0.5 * (info.stop_s - info.start_s)
+        count = max(int(seconds * info.rate_hz * rate), 1)
+        shape = (*size, *info.shape[2:])
+        grid = Grid(name, "v", info.rate_hz * rate, count, shape, "uint8", "nearest", 0.6 / info.rate_hz, size=size)
+        rolling = Rolling(log, {name: grid})
+        for start in info.start_s + seconds * np.array([-0.2, 0.0, 0.13, 0.5, 0.13, 1.7]):
+            theirs = read_clip(plain, float(start), {name: grid}, grid.seconds)
+            for some in (log, rolling):
+                ours = read_clip(some, float(start), {name: grid}, grid.seconds)
+                assert torch.equal(ours.values[name], theirs.values[name])
+                assert torch.equal(ours.valid[name], theirs.valid[name])
 
 
 @pytest.fixture

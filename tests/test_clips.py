@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,12 +17,16 @@ from multisense.clips import (
     Rolling,
     TrainingClips,
     Windows,
+    _nearest,
     collate,
     read_clip,
     span,
     window_starts,
 )
+from multisense.logs import open_log
 from multisense.logs.base import LogError
+from multisense.logs.frames import resize_frames
+from multisense.logs.media import PyavVideo
 from multisense.run import RunConfig, make_grids, parse_config
 from multisense.types import Batch, Stream
 
@@ -73,6 +78,33 @@ def test_frames_are_the_nearest_ones():
     # The frame at 1.0 s lies before the clip, so that the first point takes frame 31.
     assert values[:, 0, 0, 0].tolist() == [31, 33, 36, 39, 42, 45, 48, 51, 54, 57]
     assert valid.all()
+
+
+def test_only_the_frames_of_the_grid_are_decoded_and_each_once(body: Path, monkeypatch: pytest.MonkeyPatch):
+    log, asked = open_log(body), []
+    frames = PyavVideo.frames
+    monkeypatch.setattr(
+        PyavVideo, "frames", lambda video, indices: asked.append(list(indices)) or frames(video, indices)
+    )
+    slow = Grid("camera", "video", 5.0, 4, (64, 64, 3), "uint8", "nearest", 0.1)
+    values = read_clip(log, 0.1, {"camera": slow}, 0.8).values["camera"]
+    assert asked.pop() == [2, 6, 10, 14]  # of 20 frames a second
+    np.testing.assert_allclose(values.float().mean((1, 2, 3)), [8, 24, 40, 56], atol=1.4)
+    fast = replace(slow, rate_hz=60.0, count=12)
+    assert read_clip(log, 0.12, {"camera": fast}, 0.2).valid["camera"].all()
+    assert asked.pop() == [3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_nearest_sample_is_found_however_steady_the_stamps(seed: int):
+    rng = np.random.default_rng(seed)
+    wanted = np.arange(3000) / 100
+    jitter, shift = rng.choice([0, 1e-9, 0.2, 0.9]), rng.choice([0.0, 0.25, 0.5, 0.75, -3.3, 40.0]) / 100
+    times = np.cumsum(rng.uniform(1 - jitter, 1 + jitter, rng.integers(2, 3100))) / 100 + shift
+    for some in (times, times[rng.random(len(times)) < 0.9], times[:1]):
+        found = _nearest(some, wanted)
+        best = np.abs(some[None] - wanted[:, None]).min(1)
+        np.testing.assert_allclose(np.abs(some[found] - wanted), best, rtol=0, atol=1e-12)
 
 
 def test_sound_is_resampled_band_limited():
@@ -198,6 +230,16 @@ def test_frames_are_resized_by_area():
     assert values.shape == (10, 16, 16, 3)
     truth = torch.arange(0, 160, 10)[None, :, None] + 40
     assert (values[0, 1:-1, 1:-1].int() - truth[:, 1:-1]).abs().max() <= 2
+
+
+def test_frames_are_resized_alike_singly_and_together_and_as_in_float32():
+    frames = np.random.default_rng(0).integers(0, 256, (7, 48, 64, 3), dtype=np.uint8)
+    small = resize_frames(frames, (20, 24))
+    assert np.array_equal(small, np.concatenate([resize_frames(frames[k : k + 1], (20, 24)) for k in range(7)]))
+    exact = torch.nn.functional.interpolate(
+        torch.from_numpy(frames).permute(0, 3, 1, 2).float(), (20, 24), mode="bilinear", antialias=True
+    )
+    assert np.abs(small - exact.permute(0, 2, 3, 1).numpy()).max() <= 1
 
 
 def test_windows_lie_inside_what_every_sensor_covers():

@@ -6,7 +6,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import camera, vector
+from conftest import assert_gives_single_samples, camera, vector
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -84,6 +84,10 @@ def test_media_frames_carry_their_index(body: Path) -> None:
     stream = open_log(body).read("camera", 0.25, 0.6)
     assert np.round(stream.data.mean(axis=(1, 2, 3)) / 4).tolist() == [5, 6, 7, 8, 9, 10, 11]
     np.testing.assert_array_equal(stream.times_s, np.arange(5, 12) / 20)
+
+
+def test_single_samples_are_those_of_a_range(body: Path) -> None:
+    assert_gives_single_samples(NativeLog(body))
 
 
 def test_the_same_log_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from conftest import assert_gives_single_samples
 
 from multisense.logs import LogError
 from multisense.logs.foreign import ForeignLog
@@ -74,6 +75,10 @@ def test_every_sensor_has_its_own_stamps_on_one_origin(folder: Path) -> None:
     assert log.labels["success"].data == 1
     assert log.labels["movement_enabled"].data.tolist() == [0, 0, 0, 1, 1, 1, 1, 1]
     assert set(log.skipped) == {"action_robot_state", "observation/camera_type", "observation/controller_info"}
+
+
+def test_single_samples_are_those_of_a_range(folder: Path) -> None:
+    assert_gives_single_samples(opened(folder))
 
 
 def test_episodes_are_found_from_the_root_down(folder: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from conftest import assert_gives_single_samples
 
 from multisense.logs import LogError, open_logs
 from multisense.logs.anchors import AnchorLine
@@ -64,6 +65,7 @@ def test_a_folder_of_every_kind(tmp_path: Path) -> None:
     assert recognises(tmp_path)
     (log,) = open_logs(tmp_path)
     log = pickle.loads(pickle.dumps(log))
+    assert_gives_single_samples(log)
     assert {n: (i.modality, i.rate_hz, i.shape, i.count) for n, i in log.sensors.items()} == {
         "cam": ("video", 20.0, (64, 64, 3), 20),
         "mic": ("audio", 8000.0, (), 8000),

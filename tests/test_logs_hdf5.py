@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import vector
+from conftest import assert_gives_single_samples, vector
 from PIL import Image
 
 from multisense.logs import LogError, write_log
@@ -127,6 +127,7 @@ def test_aloha_frames_are_read_at_50_hz(tmp_path: Path) -> None:
     np.testing.assert_array_equal(part.times_s, [0.04, 0.06])
     np.testing.assert_array_equal(part.data, np.arange(STEPS * 14.0).reshape(STEPS, 14)[2:4])
     np.testing.assert_array_equal(log.read("top", 0.02, 0.06).data, frames()[1:3])
+    assert_gives_single_samples(log)
     assert "DT .02" in aloha_log(str(tmp_path / "episode_0.hdf5")).notes["top"]
     real = aloha_log(str(aloha(tmp_path / "real.hdf5", sim=False)))
     assert "blue first" in real.notes["top"]
@@ -138,6 +139,7 @@ def test_aloha_jpegs_are_decoded_without_their_padding(tmp_path: Path) -> None:
     assert log.sensors["cam_high"].shape == (16, 24, 3)
     assert log.sensors["cam_high"].modality == "video"
     np.testing.assert_allclose(log.read("cam_high", 0, 1).data.astype(int), frames(), atol=2)
+    assert_gives_single_samples(log)
     assert log.skipped == {"compress_len": "bookkeeping"}
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from conftest import assert_gives_single_samples
 from PIL import Image
 
 from multisense.logs import LogError, open_log, open_logs, survey_logs
@@ -207,6 +208,11 @@ def test_every_sensor_reads_its_own_episode(root: Path, start: float, stop: floa
         )
         np.testing.assert_array_equal(pictures.times_s, values.times_s)
         assert log.read("grid", start, stop).data.tolist() == [np.full((2, 3), i).tolist() for i in wanted]
+
+
+def test_single_samples_are_those_of_a_range(root: Path) -> None:
+    for log in open_logs(root):
+        assert_gives_single_samples(log)
 
 
 def test_tasks_are_labels(root: Path) -> None:

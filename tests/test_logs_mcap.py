@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import assert_gives_single_samples
 from PIL import Image
 
 from multisense.logs import LogError
@@ -175,6 +176,10 @@ def test_pictures_of_json_and_of_protobuf(log: ForeignLog) -> None:
     for name in ("eye", "cam"):
         assert log.sensors[name].modality == "video"
         np.testing.assert_array_equal(log.read(name, 0.25, 0.35).data, [picture(5), picture(6)])
+
+
+def test_single_samples_are_those_of_a_range(log: ForeignLog) -> None:
+    assert_gives_single_samples(log)
 
 
 def test_sound(log: ForeignLog) -> None:

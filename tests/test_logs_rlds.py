@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import assert_gives_single_samples
 from PIL import Image
 
 from multisense.logs import LogError
@@ -181,6 +182,11 @@ def test_values_and_times(folder: Path, start: float, stop: float) -> None:
             [*range(4 * i, 4 * i + 4)] for i in wanted
         ]
         assert log.read("action_arm", start, stop).data.tolist() == [[i, episode] for i in wanted]
+
+
+def test_single_samples_are_those_of_a_range(folder: Path) -> None:
+    for open_one in candidates(folder).values():
+        assert_gives_single_samples(open_one())
 
 
 def test_instructions_are_labels_over_the_whole_data_set(folder: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from conftest import assert_gives_single_samples
 from PIL import Image
 
 from multisense.logs import LogError
@@ -231,6 +232,10 @@ def test_video_is_decoded_from_the_keyframe_before(log: ForeignLog) -> None:
     assert np.abs(whole.mean((1, 2, 3)) - 10 * np.arange(12)).max() < 3
     np.testing.assert_array_equal(log.read("video", 0.25, 0.32).data, whole[8:10])
     assert log.read("video", 5, 6).data.shape == (0, 48, 64, 3)
+
+
+def test_single_samples_are_those_of_a_range(log: ForeignLog) -> None:
+    assert_gives_single_samples(log)
 
 
 def test_sound_has_an_anchor_per_message(log: ForeignLog) -> None:

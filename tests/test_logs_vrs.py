@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import assert_gives_single_samples
 
 from multisense.logs import LogError
 from multisense.logs.formats.vrs import MAGIC, candidates, recognises
@@ -155,6 +156,11 @@ def test_sound_over_blocks(path: Path, provider: StandIn, start: float, stop: fl
     wanted = np.flatnonzero((times >= start) & (times < stop))
     np.testing.assert_allclose(stream.times_s, times[wanted], atol=2e-9)
     np.testing.assert_array_equal(stream.data * 2**20, wanted[:, None] * 8 + np.arange(CHANNELS))
+
+
+def test_single_samples_are_those_of_a_range(path: Path, provider: StandIn) -> None:
+    (open_one,) = candidates(path).values()
+    assert_gives_single_samples(open_one())
 
 
 def test_a_stream_that_jumps_back_is_left_out(path: Path, provider: StandIn) -> None:

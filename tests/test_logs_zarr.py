@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import assert_gives_single_samples
 
 from multisense.logs import LogError
 from multisense.logs.formats.zarr_buffer import candidates, recognises
@@ -58,6 +59,7 @@ def test_an_episode_has_its_rows_of_every_array(tmp_path: Path, name: str) -> No
     openers = candidates(path)
     assert list(openers) == ["episode_000000", "episode_000001"]
     log = openers["episode_000001"]()
+    assert_gives_single_samples(log)
     assert log.sensors["camera0_rgb"].modality == "video"
     assert log.sensors["camera0_rgb"].shape == (8, 6, 3)
     assert log.sensors["robot0_eef_pos"].rate_hz == 60

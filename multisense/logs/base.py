@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Literal, Protocol, runtime_checkable
 
+import numpy as np
+
 from multisense.types import Label, SensorInfo, Stream
 
 Kind = Literal["unreadable", "stamps", "backward", "duplicate", "apart", "frames", "rate"]
@@ -46,7 +48,11 @@ class SensorLog(Protocol):
     """Short and unique within its data set; names the log in results."""
     path: str
     sensors: Mapping[str, SensorInfo]
-    labels: Mapping[str, Label]
+
+    @property
+    def labels(self) -> Mapping[str, Label]:
+        """Ground truth, by name."""
+        ...
 
     def read(self, sensor: str, start_s: float, stop_s: float) -> Stream:
         """The samples of `sensor` with start_s <= time < stop_s; empty where there are none."""
@@ -54,6 +60,19 @@ class SensorLog(Protocol):
 
     def fingerprint(self) -> str:
         """A short hash that changes when the data may have (names, sizes, modification times)."""
+        ...
+
+
+@runtime_checkable
+class Picks(Protocol):
+    """What a log may have besides: single samples read without those between them, such as a video's frames."""
+
+    def times(self, sensor: str, start_s: float, stop_s: float) -> np.ndarray:
+        """(N,) float64: the times of the samples that `read` would give, fetching none."""
+        ...
+
+    def pick(self, sensor: str, start_s: float, stop_s: float, places: np.ndarray) -> Stream:
+        """Of the samples that `read` would give those at `places`, which are distinct and increasing."""
         ...
 
 

@@ -6,9 +6,13 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path, PureWindowsPath
 
+from multisense.logs.remember import Memory
+
 ENDS = 1 << 22
 """Of a file larger than twice this many bytes only so much of its beginning and its end is read."""
 LONGEST_NAME = 1024
+_DIGESTS: dict[str, Memory] = {}
+"""Of the contents of files, by folder."""
 
 
 def fingerprint_files(paths: Iterable[str], part: str = "") -> str:
@@ -24,9 +28,26 @@ def fingerprint_files(paths: Iterable[str], part: str = "") -> str:
     return digest.hexdigest()[:16]
 
 
+def keep_digests() -> None:
+    """Keep what was computed of the contents of files for other processes: those of a data set take long to read."""
+    for memory in _DIGESTS.values():
+        memory.save()
+
+
 @lru_cache(maxsize=1 << 16)
 def _ends(path: str, size: int, modified_ns: int) -> bytes:
     """Digest of a file's contents; read again only when its size or time of modification is another."""
+    folder, name = os.path.split(os.path.abspath(path))
+    memory = _DIGESTS.get(folder) or _DIGESTS.setdefault(folder, Memory("digests", folder))
+    known = memory.recall(name, [size, modified_ns])
+    if isinstance(known, str) and len(known) == 64:
+        return bytes.fromhex(known)
+    digest = _read_ends(path, size)
+    memory.keep(name, [size, modified_ns], digest.hex())
+    return digest
+
+
+def _read_ends(path: str, size: int) -> bytes:
     with open(path, "rb") as file:
         if size <= 2 * ENDS:
             return hashlib.sha256(file.read()).digest()

@@ -7,7 +7,7 @@ A format is one module of `formats` that turns what is at a path into `ForeignLo
 import io
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -28,6 +28,15 @@ class Samples(Protocol):
 
     def read(self, first: int, last: int) -> np.ndarray:
         """(last - first, *sample): the samples [first, last), fetching no others where the format allows it."""
+        ...
+
+
+@runtime_checkable
+class Pickable(Protocol):
+    """Samples that are dear enough to be fetched one by one."""
+
+    def pick(self, places: np.ndarray) -> np.ndarray:
+        """(len(places), *sample): the samples at `places`, which are distinct and increasing."""
         ...
 
 
@@ -58,7 +67,10 @@ class Frames:
     begin: int = 0
 
     def read(self, first: int, last: int) -> np.ndarray:
-        return POOL.get(open_video, self.path).frames(range(self.begin + first, self.begin + last))
+        return self.pick(np.arange(first, last))
+
+    def pick(self, places: np.ndarray) -> np.ndarray:
+        return POOL.get(open_video, self.path).frames(self.begin + places)
 
 
 @dataclass(frozen=True)
@@ -70,15 +82,20 @@ class Images:
     where: str
 
     def read(self, first: int, last: int) -> np.ndarray:
+        return self.pick(np.arange(first, last))
+
+    def pick(self, places: np.ndarray) -> np.ndarray:
         out = np.empty((0, *self.shape), np.uint8)
-        for i, data in enumerate(self.encoded.read(first, last)):
-            image = decode_image(bytes(data), f"{self.where}, image {first + i}")
+        if not len(places):
+            return out
+        encoded = self.encoded.read(int(places[0]), int(places[-1]) + 1)
+        for i, place in enumerate(places.tolist()):
+            where = f"{self.where}, image {place}"
+            image = decode_image(bytes(encoded[place - places[0]]), where)
             if image.shape != self.shape:
-                raise log_error(
-                    f"{self.where}, image {first + i}", f"shape {image.shape}", f"{self.shape}", "Re-encode it."
-                )
+                raise log_error(where, f"shape {image.shape}", f"{self.shape}", "Re-encode it.")
             if not i:  # the first picture has shown that the shape is more than a claim
-                out = np.empty((last - first, *self.shape), np.uint8)
+                out = np.empty((len(places), *self.shape), np.uint8)
             out[i] = image
         return out
 
@@ -187,11 +204,28 @@ class ForeignLog:
         """The samples of `sensor` with start_s <= time < stop_s, decoding or reading no others."""
         found = self.sensor(sensor)
         first, last = found.clock.span(start_s, stop_s)
-        values = found.samples.read(first, last)
-        if len(values) != last - first:
-            where = f"{self.path}: {self.name}/{sensor}"
-            raise log_error(where, f"{len(values)} samples", f"{last - first}, as many as stamps", "Copy it again.")
-        return Stream(sensor, found.clock.times(first, last), values, found.info.rate_hz)
+        return self._stream(found, found.clock.times(first, last), found.samples.read(first, last))
+
+    def times(self, sensor: str, start_s: float, stop_s: float) -> np.ndarray:
+        """The times of what `read` would give."""
+        clock = self.sensor(sensor).clock
+        return clock.times(*clock.span(start_s, stop_s))
+
+    def pick(self, sensor: str, start_s: float, stop_s: float, places: np.ndarray) -> Stream:
+        """Of what `read` would give the samples at `places`, decoding no other frame."""
+        found = self.sensor(sensor)
+        if not isinstance(found.samples, Pickable):
+            stream = self.read(sensor, start_s, stop_s)
+            return Stream(sensor, stream.times_s[places], stream.data[places], stream.rate_hz)
+        first, last = found.clock.span(start_s, stop_s)
+        return self._stream(found, found.clock.times(first, last)[places], found.samples.pick(first + places))
+
+    def _stream(self, sensor: Sensor, times_s: np.ndarray, values: np.ndarray) -> Stream:
+        name = sensor.info.name
+        if len(values) != len(times_s):
+            where, found = f"{self.path}: {self.name}/{name}", f"{len(values)} samples"
+            raise log_error(where, found, f"{len(times_s)}, as many as stamps", "Copy it again.")
+        return Stream(name, times_s, values, sensor.info.rate_hz)
 
     def sensor(self, name: str) -> Sensor:
         """One of `sensors` with its clock and where its samples lie."""

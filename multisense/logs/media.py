@@ -99,6 +99,7 @@ class PyavVideo:
 
     def frames(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         order, place = _checked_indices(indices, len(self.times_s), self.path)
+        has_repeats = len(order) < len(place)
         position = {int(self._pts[index]): i for i, index in enumerate(order)}
         try:
             out = np.empty((len(order), *self.shape), np.uint8)
@@ -114,7 +115,7 @@ class PyavVideo:
             raise _unreadable(self.path, error, self.codec) from error
         if position:
             raise self._damaged(min(position))
-        return out[place]
+        return out[place] if has_repeats else out
 
     def _damaged(self, stamp: int) -> LogError:
         lost = int(np.searchsorted(self._pts, stamp))

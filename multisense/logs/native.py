@@ -16,6 +16,7 @@ A stream with none flushed is left out.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -47,6 +48,18 @@ __all__ = ["FORMAT", "VERSION", "NativeLog", "Recording", "write_log"]
 EVERY_ROW = 1 << 62
 
 
+@dataclass(frozen=True)
+class Header:
+    """What a log says of itself before any of its data are read."""
+
+    attributes: Mapping[str, Any]
+    sensors: Mapping[str, SensorInfo]
+    media: Mapping[str, str]
+    """Where the frames of a sensor lie, if beside the log."""
+    dropped: Mapping[str, int]
+    """How many samples a recorder left out because its disk was too slow; only the sensors where it did."""
+
+
 class NativeLog:
     """A native log, checked on opening: format, version, lengths, every time stamp, and that its media are there.
 
@@ -58,50 +71,65 @@ class NativeLog:
         LogError: naming the file, the place in it, what was found, what was expected and the fix.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, known: Header | None = None) -> None:
+        """`known` is its header where that was read and checked before: the file is then not opened."""
         self.path = str(path)
         self.name = Path(path).stem
-        with _opened(self.path) as file:
-            self.attributes = {key: _plain(value) for key, value in file.attrs.items()}
-            self.source = str(self.attributes.get("source", ""))
-            names = map(str, _group(file, "streams", self.path))
-            groups = {name: _group(file, f"streams/{name}", self.path) for name in names}
-            streams = {name: group for name, group in groups.items() if _flushed(group, self.path)[0]}
-            media: dict[str, str] = {}
-            sensors: dict[str, SensorInfo] = {}
-            for name, group in streams.items():
-                with _naming(name):
-                    if "media" in group.attrs:
-                        media[name] = _media(group, self.path)
-                    sensors[name] = _info(file, group, media.get(name), self.path)
-            self.sensors: Mapping[str, SensorInfo] = sensors
-            self.media: Mapping[str, str] = media
-            """Where the frames of a sensor lie, if beside the log."""
-            lost = {name: _plain(group.attrs.get("dropped")) for name, group in streams.items()}
-            self.dropped: Mapping[str, int] = {name: n for name, n in lost.items() if isinstance(n, int) and n > 0}
-            """How many samples a recorder left out because its disk was too slow; only the sensors where it did."""
-            self.labels: Mapping[str, Label] = {label.name: label for label in _labels(file, self.path)}
+        self._labels: Mapping[str, Label] | None = None
+        if known is None:
+            with _opened(self.path) as file:
+                known = _header(file, self.path)
+                self._labels = {label.name: label for label in _labels(file, self.path)}
+        self.header = known
+        self.attributes, self.sensors = known.attributes, known.sensors
+        self.media, self.dropped = known.media, known.dropped
+        self.source = str(self.attributes.get("source", ""))
         if not self.sensors:
             raise log_error(f"{self.path}: /streams", "no sensor", "at least one", "Record something.")
         check_together({name: (info.start_s, info.stop_s) for name, info in self.sensors.items()}, self.path)
 
+    @property
+    def labels(self) -> Mapping[str, Label]:
+        """Ground truth, by name; read when first asked for where the header was known."""
+        if self._labels is None:
+            with _opened(self.path) as file:
+                self._labels = {label.name: label for label in _labels(file, self.path)}
+        return self._labels
+
     def read(self, sensor: str, start_s: float, stop_s: float) -> Stream:
         """The samples of `sensor` with start_s <= time < stop_s, decoding or reading no others."""
-        if sensor not in self.sensors:
-            raise log_error(self.path, f"no sensor '{sensor}'", f"one of {sorted(self.sensors)}", "Check the name.")
         with naming_damage(self.path):
-            clock, data = POOL.get(OpenLog, self.path).stream(sensor)
+            clock, data = self._stream(sensor)
             first, last = clock.span(start_s, stop_s)
-            values = self._frames(sensor, first, last) if data is None else data[first:last]
+            values = self._frames(sensor, np.arange(first, last)) if data is None else data[first:last]
         return Stream(sensor, clock.times(first, last), values, self.sensors[sensor].rate_hz)
+
+    def times(self, sensor: str, start_s: float, stop_s: float) -> np.ndarray:
+        """The times of what `read` would give."""
+        with naming_damage(self.path):
+            clock, _ = self._stream(sensor)
+        return clock.times(*clock.span(start_s, stop_s))
+
+    def pick(self, sensor: str, start_s: float, stop_s: float, places: np.ndarray) -> Stream:
+        """Of what `read` would give the samples at `places`, decoding no other frame."""
+        with naming_damage(self.path):
+            clock, data = self._stream(sensor)
+            first, last = clock.span(start_s, stop_s)
+            values = self._frames(sensor, first + places) if data is None else data[first:last][places]
+        return Stream(sensor, clock.times(first, last)[places], values, self.sensors[sensor].rate_hz)
 
     def fingerprint(self) -> str:
         return fingerprint_files([self.path, *self.media.values()])
 
-    def _frames(self, sensor: str, first: int, last: int) -> np.ndarray:
+    def _stream(self, sensor: str) -> tuple[Clock, h5py.Dataset | None]:
+        if sensor not in self.sensors:
+            raise log_error(self.path, f"no sensor '{sensor}'", f"one of {sorted(self.sensors)}", "Check the name.")
+        return POOL.get(OpenLog, self.path).stream(sensor)
+
+    def _frames(self, sensor: str, places: np.ndarray) -> np.ndarray:
         video = POOL.get(open_video, self.media[sensor])
         _check_video(video, self.sensors[sensor], f"{self.path}: /streams/{sensor}")
-        return video.frames(range(first, last))
+        return video.frames(places)
 
     def __repr__(self) -> str:
         return f"NativeLog({self.path!r}, sensors={list(self.sensors)}, labels={list(self.labels)})"
@@ -137,6 +165,23 @@ def _opened(path: str) -> Iterator[h5py.File]:
     with naming_damage(path), open_hdf5(path) as file:
         _check_header(file, path)
         yield file
+
+
+def _header(file: h5py.File, path: str) -> Header:
+    names = map(str, _group(file, "streams", path))
+    groups = {name: _group(file, f"streams/{name}", path) for name in names}
+    streams = {name: group for name, group in groups.items() if _flushed(group, path)[0]}
+    media: dict[str, str] = {}
+    sensors: dict[str, SensorInfo] = {}
+    for name, group in streams.items():
+        with _naming(name):
+            if "media" in group.attrs:
+                media[name] = _media(group, path)
+            sensors[name] = _info(file, group, media.get(name), path)
+    attributes = {key: _plain(value) for key, value in file.attrs.items()}
+    lost = {name: _plain(group.attrs.get("dropped")) for name, group in streams.items()}
+    dropped = {name: n for name, n in lost.items() if isinstance(n, int) and n > 0}
+    return Header(attributes, sensors, media, dropped)
 
 
 def _check_header(file: h5py.File, path: str) -> None:

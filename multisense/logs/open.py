@@ -15,6 +15,7 @@ from multisense.logs.formats import droid, folder, hdf5, mapping, mcap, rlds, ro
 from multisense.logs.formats.lerobot import LeRobotLog
 from multisense.logs.formats.lerobot_meta import read_root
 from multisense.logs.hdf5_file import is_native_file
+from multisense.logs.index import FolderIndex
 from multisense.logs.native import NativeLog
 
 SUFFIXES = (".h5", ".hdf5")
@@ -29,6 +30,7 @@ DEEPEST = 5
 """Levels of folders below the one that was named: recordings/monday/left_arm/run_7.h5."""
 
 Opener = Callable[[], SensorLog]
+OpenNative = Callable[[Path], SensorLog]
 
 
 def open_log(path: str | Path) -> SensorLog:
@@ -50,7 +52,7 @@ def open_logs(path: str | Path) -> list[SensorLog]:
     the folders in it. Logs are named by their files, without the suffix where that tells them apart, and by the folders
     between `path` and them: `monday-run_7`.
     """
-    return [_opened(name, opener) for name, opener in _candidates(path).items()]
+    return [_opened(name, opener) for name, opener in _indexed(path)]
 
 
 def survey_logs(path: str | Path) -> tuple[list[SensorLog], dict[str, LogError]]:
@@ -60,12 +62,24 @@ def survey_logs(path: str | Path) -> tuple[list[SensorLog], dict[str, LogError]]
     """
     logs: list[SensorLog] = []
     errors: dict[str, LogError] = {}
-    for name, opener in _candidates(path).items():
+    for name, opener in _indexed(path):
         try:
             logs.append(_opened(name, opener))
         except LogError as error:
             errors[name] = error
     return logs, errors
+
+
+def _indexed(path: str | Path) -> Iterator[tuple[str, Opener]]:
+    """What looks like a log, by name; what is read of native ones in a folder is kept for the next time."""
+    if not os.path.isdir(path):
+        yield from _candidates(path).items()
+        return
+    index = FolderIndex(Path(path))
+    try:
+        yield from _candidates(path, index.open).items()
+    finally:
+        index.save()
 
 
 def _opened(name: str, opener: Opener) -> SensorLog:
@@ -74,29 +88,29 @@ def _opened(name: str, opener: Opener) -> SensorLog:
     return log
 
 
-def _candidates(given: str | Path) -> dict[str, Opener]:
+def _candidates(given: str | Path, open_native: OpenNative = NativeLog) -> dict[str, Opener]:
     """What looks like a log, by name, not opened yet."""
     path = hub.resolve(str(given)) if hub.recognises(str(given)) else Path(given)
     if not (os.path.isfile(path) or os.path.isdir(path)):  # a pipe or a device is neither
         raise log_error(str(path), "nothing", "a log or a folder of logs", "Check the path.")
-    if found := _of_file(path) if path.is_file() else _of_tree(path, DEEPEST):
+    if found := _of_file(path) if path.is_file() else _of_tree(path, open_native, DEEPEST):
         return found
     fix = "Simulate or record some, or name the folder that holds them."
     raise log_error(str(path), "no logs", "logs of a format that multisense reads", fix)
 
 
-def _of_tree(path: Path, depth: int) -> dict[str, Opener]:
+def _of_tree(path: Path, open_native: OpenNative, depth: int) -> dict[str, Opener]:
     """The logs in a folder or, where it has none, those of the folders in it, named by both."""
     if (path / "meta" / "info.json").is_file() or (path / "meta" / "episodes.jsonl").is_file():
         return _episodes(path)
-    found = _of_folder(path)
+    found = _of_folder(path, open_native)
     is_half = any(path.glob(".*.partial"))  # a write that was cut short: its media are of a log, not logs themselves
     if found or is_half:
         return found
     if folder.recognises(path):
         return folder.candidates(path)
     for inside in folder.folders_in(path) if depth else []:
-        for name, opener in _of_tree(inside, depth - 1).items():
+        for name, opener in _of_tree(inside, open_native, depth - 1).items():
             name = name if name == inside.name else f"{inside.name}-{name}"
             if name in found:
                 raise log_error(str(inside), f"a second log `{name}`", "one of that name", "Rename its file or folder.")
@@ -111,7 +125,7 @@ def _of_file(path: Path) -> dict[str, Opener]:
     return {path.stem: partial(NativeLog, path)}
 
 
-def _of_folder(path: Path) -> dict[str, Opener]:
+def _of_folder(path: Path, open_native: OpenNative) -> dict[str, Opener]:
     """The logs in a folder, each under the shortest name that no other has."""
     whole = next((form for form in WHOLE if form.recognises(path)), None)
     if whole:
@@ -121,7 +135,7 @@ def _of_folder(path: Path) -> dict[str, Opener]:
         found, others = [entry for form in forms for entry in _named(form, path)], SINGLE
     # Beside files of other formats not every HDF5 file is meant to be a native log.
     is_ours = is_native_file if found else _may_be_native
-    found += [entry for file in sorted(path.iterdir()) for entry in _inside(file, is_ours, others)]
+    found += [entry for file in sorted(path.iterdir()) for entry in _inside(file, open_native, is_ours, others)]
     counts = Counter(name for name, _, _ in found)
     return dict(sorted((name if counts[name] == 1 else longer, opener) for name, longer, opener in found))
 
@@ -133,13 +147,13 @@ def _named(form: ModuleType, path: Path) -> list[tuple[str, str, Opener]]:
 
 
 def _inside(
-    file: Path, is_ours: Callable[[Path], bool], forms: Iterable[ModuleType]
+    file: Path, open_native: OpenNative, is_ours: Callable[[Path], bool], forms: Iterable[ModuleType]
 ) -> Iterator[tuple[str, str, Opener]]:
     """The same of one entry of a folder: a native file, or one of a format that is a single file or store."""
     if file.name[0] == ".":  # unfinished writes are hidden
         return
     if is_ours(file):
-        yield file.stem, file.name, partial(NativeLog, file)
+        yield file.stem, file.name, partial(open_native, file)
         return
     for form in forms:
         if form.recognises(file):

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import track
 from torch.utils.data import DataLoader, Sampler
 
+from multisense.cache import cached
 from multisense.clips import Grid, InMemory, TrainingClips, collate
 from multisense.logs.base import SensorLog
 from multisense.run import RunConfig, TrainConfig
@@ -20,6 +21,8 @@ def open_clips(
     config: RunConfig, grids: Mapping[str, Grid], logs: Sequence[SensorLog], accelerator: Accelerator
 ) -> TrainingClips:
     """The training clips; says how many logs are too short to give any."""
+    if config.data.cache is not None:
+        logs = cached(logs, grids, config.data.cache)
     if config.data.in_memory:
         shown = track(logs, "reading", console=console, transient=True, disable=not accelerator.is_main_process)
         logs = [InMemory(log, grids) for log in shown]

@@ -110,11 +110,15 @@ class Pictures:
     shape: tuple[int, ...]
 
     def read(self, first: int, last: int) -> np.ndarray:
-        out = np.empty((last - first, *self.shape), np.uint8)
+        return self.pick(np.arange(first, last))
+
+    def pick(self, places: np.ndarray) -> np.ndarray:
+        out, position = np.empty((len(places), *self.shape), np.uint8), _positions(places)
         with readable(self.messages.where):
-            for number, message in self.messages.between(first, last):
-                image = self.convert(message, f"{self.messages.where}, message {number}")
-                out[number - first] = _of_shape(image, self.shape, f"message {number}")
+            for number, message in self.messages.between(*_bounds(places)):
+                if number in position:
+                    image = self.convert(message, f"{self.messages.where}, message {number}")
+                    out[position[number]] = _of_shape(image, self.shape, f"message {number}")
         return out
 
 
@@ -154,16 +158,18 @@ class Packets:
     shape: tuple[int, ...]
 
     def read(self, first: int, last: int) -> np.ndarray:
-        out = np.empty((last - first, *self.shape), np.uint8)
-        missing = set(range(first, last))
+        return self.pick(np.arange(first, last))
+
+    def pick(self, places: np.ndarray) -> np.ndarray:
+        out, missing = np.empty((len(places), *self.shape), np.uint8), _positions(places)
+        first, last = _bounds(places)
         key = int(self.keys[np.searchsorted(self.keys, first, side="right") - 1])
         with readable(self.messages.where):
             between = self.messages.between(self.begin + key, self.begin + last) if missing else ()
             packets = ((number - self.begin, as_bytes(message.data)) for number, message in between)
             for sample, image in decode_packets(self.codec, packets):
                 if sample in missing:
-                    out[sample - first] = _of_shape(image, self.shape, f"frame {sample}")
-                    missing.remove(sample)
+                    out[missing.pop(sample)] = _of_shape(image, self.shape, f"frame {sample}")
         if missing:
             found = f"a packet {min(missing)} that {self.codec} cannot decode"
             raise log_error(self.messages.where, found, "a frame in every message", "Leave this sensor out.")
@@ -205,6 +211,16 @@ class Sound:
     @property
     def sample(self) -> tuple[int, ...]:
         return () if self.channels == 1 else (self.channels,)
+
+
+def _positions(places: np.ndarray) -> dict[int, int]:
+    """Where in the answer each wanted sample goes."""
+    return {place: i for i, place in enumerate(places.tolist())}
+
+
+def _bounds(places: np.ndarray) -> tuple[int, int]:
+    """[first, last) of increasing places."""
+    return (int(places[0]), int(places[-1]) + 1) if len(places) else (0, 0)
 
 
 def _of_shape(value: np.ndarray, shape: tuple[int, ...], which: str) -> np.ndarray:

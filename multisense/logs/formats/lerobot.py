@@ -77,24 +77,44 @@ class LeRobotLog:
 
     def read(self, sensor: str, start_s: float, stop_s: float) -> Stream:
         """The samples of `sensor` with start_s <= time < stop_s, decoding or reading no others."""
-        if sensor not in self.sensors:
-            where = f"{self.path}: {self.name}"
-            raise log_error(where, f"no sensor '{sensor}'", f"one of {sorted(self.sensors)}", "Check the name.")
+        self._check(sensor)
         if sensor in self._sounds:
             sound = self._sounds[sensor]
             first, last = sound.clock.span(start_s, stop_s)
             return Stream(sensor, sound.clock.times(first, last), sound.samples.read(first, last), sound.info.rate_hz)
-        key, (first, last) = self._keys[sensor], self._clock.span(start_s, stop_s)
-        times = self._clock.times(first, last)
+        return self._rows(sensor, np.arange(*self._clock.span(start_s, stop_s)))
+
+    def times(self, sensor: str, start_s: float, stop_s: float) -> np.ndarray:
+        """The times of what `read` would give."""
+        self._check(sensor)
+        clock = self._sounds[sensor].clock if sensor in self._sounds else self._clock
+        return clock.times(*clock.span(start_s, stop_s))
+
+    def pick(self, sensor: str, start_s: float, stop_s: float, places: np.ndarray) -> Stream:
+        """Of what `read` would give the samples at `places`, decoding no other frame."""
+        self._check(sensor)
+        if sensor in self._sounds:
+            sound = self.read(sensor, start_s, stop_s)
+            return Stream(sensor, sound.times_s[places], sound.data[places], sound.rate_hz)
+        return self._rows(sensor, self._clock.span(start_s, stop_s)[0] + places)
+
+    def _check(self, sensor: str) -> None:
+        if sensor not in self.sensors:
+            where = f"{self.path}: {self.name}"
+            raise log_error(where, f"no sensor '{sensor}'", f"one of {sorted(self.sensors)}", "Check the name.")
+
+    def _rows(self, sensor: str, rows: np.ndarray) -> Stream:
+        """Rows of the episode, which are distinct and increasing."""
+        key, times = self._keys[sensor], self._clock.stamps_s[rows]
         if self._dtypes[sensor] == "image":
             encoded = ImageBytes(self._episode.data, key, self._first_row)
             images = Images(encoded, self.sensors[sensor].shape, f"{self._episode.data}: {key} of {self.name}")
-            return Stream(sensor, times, images.read(first, last), self._fps)
+            return Stream(sensor, times, images.pick(rows), self._fps)
         part = self._episode.videos.get(key)
         if part is not None:
             return Stream(sensor, times, self._frames(sensor, part, times), self._fps)
         vectors = POOL.get(VectorRows(self._first_row, self._clock.count, self._vectors), self._episode.data)
-        return Stream(sensor, times, vectors[key][first:last], self._fps)
+        return Stream(sensor, times, vectors[key][rows], self._fps)
 
     def fingerprint(self) -> str:
         return fingerprint_files(

@@ -155,15 +155,18 @@ class Records:
     shape: tuple[int, ...]
 
     def read(self, first: int, last: int) -> np.ndarray:
+        return self.pick(np.arange(first, last))
+
+    def pick(self, places: np.ndarray) -> np.ndarray:
         recording = POOL.get(Recording, self.path)
-        out = np.empty((last - first, *self.shape), np.uint8 if self.what == "video" else np.float32)
-        for i in range(last - first):
+        out = np.empty((len(places), *self.shape), np.uint8 if self.what == "video" else np.float32)
+        for i, place in enumerate(places.tolist()):
             if isinstance(self.what, Kind):
-                sample = recording.vector(self.label, self.what, first + i)
+                sample = recording.vector(self.label, self.what, place)
             else:
-                sample = recording.frame(self.label, first + i)
+                sample = recording.frame(self.label, place)
             if sample.shape != self.shape:
-                where = f"{self.path}: {self.label}, record {first + i}"
+                where = f"{self.path}: {self.label}, record {place}"
                 raise log_error(where, f"shape {sample.shape}", f"{self.shape}", "Leave this sensor out.")
             out[i] = sample
         return out
