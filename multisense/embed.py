@@ -111,10 +111,11 @@ def embed_logs(
     done = _Parts(Path(out), settings)
     unreadable = dict(quarantined or {})
     mine = list(zip(groups, logs, strict=True))[shard[0] :: shard[1]]
-    for group, log in track([(g, log) for g, log in mine if not done.has(g, log)], "embedding", transient=True):
+    todo = {group: log for group, log in mine if not done.has(group, log)}
+    read = ahead(_read(list(todo.values()), run, stride_s, batch_size))
+    for group, log in track(todo.items(), "embedding", transient=True):
         try:
-            windows = Windows([Rolling(log, run.grids)], run.grids, settings["window_s"], stride_s)
-            done.write(group, log, _arrays(run.model, windows, settings["sensors"], batch_size))
+            done.write(group, log, _arrays(run.model, iter(partial(next, read), None), settings["sensors"]))
         except LogError as error:
             unreadable[log.name] = str(error)
     groups = [group for group in groups if group not in unreadable]
@@ -133,6 +134,18 @@ def _refuse_missing(run: Run, logs: Sequence[SensorLog], sensors: Sequence[str] 
             f"{run.path} was trained on {', '.join(run.model.names)}; none of the {len(logs)} logs has {missing}. To "
             f"embed without: --sensors {others}"
         )
+
+
+def _read(logs: Sequence[SensorLog], run: Run, stride_s: float, batch_size: int) -> Iterator[Batch | LogError | None]:
+    """The windows of one log after the other, in batches; None ends a log, or the error of what could not be read."""
+    for log in logs:
+        try:
+            windows = Windows([Rolling(log, run.grids)], run.grids, run.config.data.clip_seconds, stride_s)
+            yield from batches(windows, batch_size)
+        except LogError as error:
+            yield error
+        else:
+            yield None
 
 
 def batches(windows: Windows, batch_size: int = 32) -> DataLoader:
@@ -219,8 +232,14 @@ def _group_names(logs: Sequence[SensorLog]) -> list[str]:
     return names
 
 
-def _arrays(model: MultiSense, windows: Windows, sensors: Sequence[str], batch_size: int) -> dict[str, np.ndarray]:
-    parts = [model.embed(b.to(model.time_s.device), sensors) for b in ahead(batches(windows, batch_size))]
+def _arrays(model: MultiSense, given: Iterable[Batch | LogError], sensors: Sequence[str]) -> dict[str, np.ndarray]:
+    """What is kept of one log, from what `_read` gives of it. Raises the error that it gives."""
+    parts, starts_s = [], []
+    for batch in given:
+        if isinstance(batch, LogError):
+            raise batch
+        parts.append(model.embed(batch.to(model.time_s.device), sensors))
+        starts_s += batch.starts_s
     if not parts:
         return {"starts_s": np.zeros(0)}
 
@@ -228,7 +247,7 @@ def _arrays(model: MultiSense, windows: Windows, sensors: Sequence[str], batch_s
         return torch.cat(list(pieces)).cpu().numpy()
 
     arrays = {
-        "starts_s": np.array([start for _, start in windows.index]),
+        "starts_s": np.array(starts_s),
         "times_s": parts[0].times_s.cpu().numpy(),
         "fused": joined(p.fused.float() for p in parts),
         "per_time": joined(p.per_time.float() for p in parts),

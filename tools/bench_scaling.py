@@ -67,7 +67,7 @@ def step_point(config: RunConfig, body: Body, device: str, repeats: int) -> Poin
         masks = [m.to(device) for m in draw_masks(layout, config.objective.masks, 0, number, clips)]
         began = time.perf_counter()
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            losses = objective(Batch(values, valid), masks)
+            losses = objective(Batch(values, valid, complete=True), masks)
         losses.total.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -80,7 +80,7 @@ def step_point(config: RunConfig, body: Body, device: str, repeats: int) -> Poin
 
 
 def step_part(small: bool) -> dict[str, list[Point]]:
-    device, repeats = "cuda" if torch.cuda.is_available() else "cpu", 3 if small else 20
+    device, repeats = "cuda" if torch.cuda.is_available() else "cpu", 3 if small else 7
     tokens = (20, 40) if small else (40, 80, 160, 320, 640, 1280)
     widths = (32, 64) if small else (64, 128, 192, 256, 384, 512)
     sensors = (1, 2) if small else (1, 2, 4, 8, 16)
