@@ -6,7 +6,6 @@ GPUs goes on, or is used, on one.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from multisense.config import ConfigError
 from multisense.objectives.latent import LatentPrediction
-from multisense.run import Run, TrainConfig, load_strictly, open_to_readers, read_tensors, save_tensors
+from multisense.run import Run, TrainConfig, load_strictly, open_to_readers, read_tensors, save_tensors, to_disk
 
 SHARD = "4GB"
 
@@ -51,13 +50,16 @@ def save_checkpoint(out: Path, state: TrainingState, step: int, accelerator: Any
     if is_main:
         scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
         _write(out / "checkpoints", step, parts, {"step": step, "scaler": scaler, "provenance": state.provenance})
-        for name, part in (("predictor", "predictor."), ("model", "teacher.")):
-            values = parts["objective"].items()
-            save_tensors(
-                {k.removeprefix(part): v for k, v in values if k.startswith(part)}, out / f"{name}.safetensors"
-            )
+        save_weights(out, parts["objective"])
         _prune(out, state.settings.keep_last, state.settings.keep_every)
     accelerator.wait_for_everyone()
+
+
+def save_weights(out: Path, objective: Mapping[str, Tensor]) -> None:
+    """RUN/model.safetensors and predictor.safetensors, what embedding needs, from the state of an objective."""
+    for name, part in (("predictor", "predictor."), ("model", "teacher.")):
+        tensors = {k.removeprefix(part): v for k, v in objective.items() if k.startswith(part)}
+        save_tensors(tensors, out / f"{name}.safetensors")
 
 
 def _gathered(tensors: Mapping[str, Tensor], is_main: bool) -> dict[str, Tensor]:
@@ -87,16 +89,10 @@ def _write(folder: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]], s
     (fresh / "state.json").write_text(json.dumps(state))
     for path in fresh.iterdir():
         open_to_readers(path)
-        _to_disk(path)
-    _to_disk(fresh)
+        to_disk(path)
+    to_disk(fresh)
     fresh.rename(final)
-    _to_disk(folder)
-
-
-def _to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
+    to_disk(folder)
 
 
 def _prune(out: Path, keep_last: int, keep_every: int | None) -> None:
@@ -105,9 +101,10 @@ def _prune(out: Path, keep_last: int, keep_every: int | None) -> None:
         step = int(folder.name)
         if not (keep_every and step and step % keep_every == 0):
             # Renamed first: a kill while it is being deleted leaves no half of a checkpoint under its name.
-            shutil.rmtree(folder.rename(folder.with_name(f".{folder.name}.old")))
-    for leftover in (out / "checkpoints").glob(".*"):  # of writes and deletions that were cut short
-        shutil.rmtree(leftover)
+            folder.rename(folder.with_name(f".{folder.name}.old"))
+    for ending in ("partial", "old"):  # also of writes and deletions that were cut short
+        for leftover in (out / "checkpoints").glob(f".*.{ending}"):
+            shutil.rmtree(leftover, ignore_errors=True)  # somebody may be copying it over a network
 
 
 def checkpoints(out: Path) -> list[Path]:
@@ -135,11 +132,16 @@ def warn_if_unfinished(run: Run) -> None:
         Console(stderr=True).print(f"[yellow]warning:[/] {unfinished}", highlight=False, soft_wrap=True)
 
 
-def load_weights(out: Path, objective: LatentPrediction, guard: nn.Module) -> int:
-    """Load the last checkpoint's weights into parts that are not sharded yet; returns the step to go on from."""
+def load_weights(out: Path, objective: LatentPrediction, guard: nn.Module, is_main: bool) -> int:
+    """Load the last checkpoint's weights into parts that are not sharded yet; returns the step to go on from.
+
+    The main process writes RUN/*.safetensors anew: a kill may have come between the checkpoint and them.
+    """
     folder = _last(out)
     load_strictly(objective, folder, "objective")
     load_strictly(guard, folder, "guard")
+    if is_main:
+        save_weights(out, objective.state_dict())
     return int(folder.name)
 
 

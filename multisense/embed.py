@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -76,7 +77,7 @@ def embed_path(
     if processes == 1:
         return embed()
     report = embed(shard=(rank, processes))
-    torch.distributed.init_process_group("gloo")
+    torch.distributed.init_process_group("gloo", timeout=timedelta(days=7))
     torch.distributed.barrier()  # until every shard is there
     return embed() if rank == 0 else report
 

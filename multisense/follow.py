@@ -1,6 +1,7 @@
 """Embedding a log while it is being recorded: every window as soon as all its sensors have reached its end."""
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,8 @@ from multisense.logs.base import SensorLog
 from multisense.run import Run, check_logs, open_run
 
 POLL_S = 0.05
+PATIENCE_S = 10.0
+"""For a sensor that warms up, and for a reader of the output to be done."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Followed:
     path: Path
     windows: int
     latencies_s: np.ndarray
-    """(windows,) from when the log on disk held a window to when its embedding was on disk."""
+    """(windows,) from when the log on disk held a window, or the look before, to when its embedding was on disk."""
 
     def __str__(self) -> str:
         if not self.windows:
@@ -81,27 +84,35 @@ class _Recording:
     def windows(self, stride_s: float) -> Iterator[tuple[float, Rolling, np.ndarray]]:
         """(when they were there in seconds since 1970, the log, starts of new windows), until the recording ends."""
         rolling: Rolling | None = None
-        done, news, quiet_since = 0, True, time.monotonic()
+        last_s, looked_s, news, quiet_since = -math.inf, None, True, time.monotonic()
         while news or time.monotonic() - quiet_since < self.wait_s:
+            before_s, looked_s = looked_s, time.time()
             log = self._opened()
-            if log is None:
+            if log is None or self._waits_for_a_sensor(log):
                 news = False
                 time.sleep(POLL_S)
                 continue
             rolling = rolling or Rolling(log, self.run.grids)
             rolling.log = log
-            ready_s, is_live = os.stat(self.path).st_mtime, bool(getattr(log, "attributes", {}).get("recording"))
-            starts = window_starts(log, self.run.config.data.clip_seconds, stride_s, self.run.model.names)[done:]
+            # What was not there at the last look came after it, nobody knows when: the latency is told too long, never too short.
+            ready_s = os.stat(self.path).st_mtime if before_s is None else before_s
+            starts = window_starts(log, self.run.config.data.clip_seconds, stride_s, self.run.model.names)
+            starts = starts[starts > last_s + 1e-6]  # by time: a sensor that comes late moves where windows begin
             for first in range(0, len(starts), self.MOST):
                 yield ready_s, rolling, starts[first : first + self.MOST]
-            done, news = done + len(starts), len(starts) > 0
-            if not is_live:
+            last_s, news = max([last_s, *starts[-1:]]), len(starts) > 0
+            if not is_live(log):
                 return
             if news:
                 quiet_since = time.monotonic()
             time.sleep(POLL_S)
         if rolling is None:
             raise LogError(f"{self.path}: no readable log appeared in {self.wait_s:g} s; is it being recorded?")
+
+    def _waits_for_a_sensor(self, log: SensorLog) -> bool:
+        """Whether a sensor of the run has no sample yet in a recording that has hardly begun: a camera warms up."""
+        longest = max(info.stop_s - info.start_s for info in log.sensors.values())
+        return is_live(log) and longest < PATIENCE_S and any(name not in log.sensors for name in self.run.model.names)
 
     def _opened(self) -> SensorLog | None:
         """The log as it is now; None while it is not there, or is just being given its last form."""
@@ -113,6 +124,11 @@ class _Recording:
         return log
 
 
+def is_live(log: SensorLog) -> bool:
+    """Whether a log is still being recorded."""
+    return bool(getattr(log, "attributes", {}).get("recording"))
+
+
 class _Growing:
     """A file of embeddings with one group, appended to."""
 
@@ -122,8 +138,19 @@ class _Growing:
             file.attrs.update(format=FORMAT, version=VERSION, settings=json.dumps(settings))
             file.create_group(group).attrs["log"] = group
 
+    def _opened(self) -> h5py.File:
+        """The file for writing, as soon as nobody reads it."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return h5py.File(self.out, "r+")
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(POLL_S)
+
     def append(self, starts: np.ndarray, times_s: np.ndarray, arrays: Mapping[str, np.ndarray]) -> None:
-        with h5py.File(self.out, "r+") as file:
+        with self._opened() as file:
             here = file[self.group]
             assert isinstance(here, h5py.Group)
             here.require_dataset("times_s", times_s.shape, times_s.dtype, data=times_s)

@@ -1,7 +1,7 @@
 """What a JEPA's loss does not say: skill against the mean, spread and effective rank of the targets, per sensor."""
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -23,37 +23,44 @@ def effective_rank(vectors: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def monitor(losses: Losses, layout: TokenLayout, accelerator: Any) -> dict[str, float]:
-    """Metrics of one micro-batch, as numbers; the mean over processes.
+def monitor(parts: Sequence[Losses], layout: TokenLayout, accelerator: Any) -> dict[str, float]:
+    """Metrics of a step, as numbers, over its micro-batches and all processes; NaN where nothing was there to measure.
 
     `skill/A+B->C` is 1 - loss / loss of predicting the batch mean: 0 says nothing was learnt. `spread/C` is the teacher's latents'
     deviation over clips, `rank/C` their effective rank (over at most 512 tokens): both near 0 are collapse.
     """
-    values: dict[str, Tensor] = {"loss": losses.total}
-    skills = defaultdict(list)
+    sums: dict[str, Tensor] = {}
+    for losses in parts:
+        for name, pair in _sums(losses, layout):
+            sums[name] = sums.get(name, 0) + pair
+    # Which directions a step has is drawn from the step alone, so every process and part holds the same names.
+    stacked = torch.stack(list(sums.values())).to(parts[0].total.device)
+    numbers = accelerator.reduce(stacked, "sum").cpu().tolist()
+    values = {name: above / below if below else math.nan for name, (above, below) in zip(sums, numbers, strict=True)}
+    for name in layout.names:
+        skills = [value for key, value in values.items() if key.startswith("skill/") and key.endswith(f"->{name}")]
+        if skills:
+            values[f"skill/{name}"] = known_mean(skills)
+    values["skill"] = known_mean(values[f"skill/{name}"] for name in layout.names if f"skill/{name}" in values)
+    return values | {"rank": known_mean(values[f"rank/{name}"] for name in layout.names)}
+
+
+def _sums(losses: Losses, layout: TokenLayout) -> Iterator[tuple[str, Tensor]]:
+    """Names of metrics, and (2,) what is to be added up above and below the line of their means."""
+    zero, one = losses.total.detach().new_zeros(2), losses.total.detach().new_ones(())
+    yield "loss", torch.stack([losses.total.detach(), one])
     for direction in losses.directions:
-        skill = 1 - direction.loss / direction.baseline.clamp(min=1e-6)
-        values[f"skill/{direction.name}"] = skill
-        skills[direction.target].append(skill)
+        yield f"skill/{direction.name}", torch.stack([direction.baseline - direction.loss, direction.baseline])
     for s, name in enumerate(layout.names):
         own = layout.sensor == s
         tokens = losses.latents[:, own][losses.valid[:, own]]
-        if name in skills:
-            values[f"skill/{name}"] = torch.stack(skills[name]).mean()
-        if len(tokens) > 1:
-            few = tokens[torch.linspace(0, len(tokens) - 1, min(512, len(tokens))).long()]
-            values[f"spread/{name}"] = few.std(0).mean()
-            values[f"rank/{name}"] = effective_rank(few)
-    values["skill"] = torch.stack([values[f"skill/{name}"] for name in skills]).mean()
-    ranks = [v for k, v in values.items() if k.startswith("rank/")]
-    values["rank"] = torch.stack(ranks).mean() if ranks else torch.zeros(())
-    # Which directions a step has is drawn from the step alone, so every process holds the same names here.
-    stacked = torch.stack([v.detach().float().to(losses.total.device) for v in values.values()])
-    numbers = accelerator.reduce(stacked, "mean").cpu().tolist()
-    return dict(zip(values, numbers, strict=True))
+        few = tokens[torch.linspace(0, len(tokens) - 1, min(512, len(tokens))).long()]
+        is_there = len(tokens) > 1
+        yield f"spread/{name}", torch.stack([few.std(0).mean(), one]) if is_there else zero
+        yield f"rank/{name}", torch.stack([effective_rank(few), one]) if is_there else zero
 
 
-def mean_of_parts(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean of each metric over the micro-batches that have it."""
-    names = dict.fromkeys(name for part in parts for name in part)
-    return {name: fmean(part[name] for part in parts if name in part) for name in names}
+def known_mean(values: Iterable[float]) -> float:
+    """The mean of those that are finite; NaN of none."""
+    known = [value for value in values if math.isfinite(value)]
+    return fmean(known) if known else math.nan

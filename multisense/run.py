@@ -214,22 +214,37 @@ def code_fingerprint() -> str:
 def write_atomically(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text)
+    to_disk(temporary)
     temporary.replace(path)
+
+
+def to_disk(path: Path) -> None:
+    """Wait until a file or folder would survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
 
 
 def holds_run(path: Path) -> bool:
     return (path / "run.json").exists()
 
 
-def refuse_existing(path: Path) -> None:
+def refuse_existing(path: Path) -> list[str]:
+    """Raise ConfigError where there is a run; nothing has changed since a run that is not there."""
     if holds_run(path):
         raise ConfigError(f"{path}: already holds a run; continue it with --resume, or choose another --out")
+    return []
 
 
 def create_run(path: Path, config: RunConfig, grids: Mapping[str, Grid], origin: Mapping[str, Any]) -> None:
     """Make the folder of a new run; refuse one that holds a run already."""
     refuse_existing(path)
     path.mkdir(parents=True, exist_ok=True)
+    write_run(path, config, grids, origin)
+
+
+def write_run(path: Path, config: RunConfig, grids: Mapping[str, Grid], origin: Mapping[str, Any]) -> None:
+    """What a run is made with: config.yaml, and grids and provenance in run.json."""
     write_atomically(path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config.tree())))
     body = {"grids": {name: asdict(grid) for name, grid in grids.items()}, "provenance": origin}
     write_atomically(path / "run.json", json.dumps(body, indent=1))
@@ -309,6 +324,7 @@ def save_tensors(tensors: Mapping[str, torch.Tensor], file: Path) -> None:
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
     open_to_readers(temporary)
+    to_disk(temporary)
     temporary.replace(file)
 
 

@@ -48,6 +48,41 @@ def test_a_recording_is_embedded_while_it_happens(tmp_path: Path):
     assert read_settings(tmp_path / "live-embedded.h5") == read_settings(tmp_path / "after.h5")
 
 
+def test_a_sensor_that_comes_late_neither_skips_nor_repeats_a_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("multisense.follow.PATIENCE_S", 0.5)  # of the recording; after it, windows do without
+    run, path, out = make_run(), tmp_path / "live.h5", tmp_path / "out.h5"
+    log = body_log(0)
+    late = log.streams["pad"]
+    here = late[2] >= 1.7
+    log.streams["pad"] = (*late[:2], late[2][here], late[3][here])
+    writer = threading.Thread(target=record, args=(path, log, 1.0))
+    writer.start()
+    follow(run, path, out, stride_s=0.25)
+    writer.join()
+    starts = read(out)["live/starts_s"]
+    assert starts[0] < 0.5  # it did not wait for ever
+    assert (np.diff(starts) > 0).all()
+    assert starts[-1] > 1.7
+    after = embed_logs(run, [open_log(path)], tmp_path / "after.h5", stride_s=0.25).path
+    assert set(np.round(read(after)["live/starts_s"], 6)) <= set(np.round(starts, 6))
+
+
+def test_a_reader_of_the_output_is_waited_for(tmp_path: Path):
+    run, path, out = make_run(), tmp_path / "live.h5", tmp_path / "out.h5"
+    record(path, body_log(0), 100.0)
+
+    def hold() -> None:
+        while not out.exists():
+            time.sleep(0.005)
+        with h5py.File(out):
+            time.sleep(0.5)
+
+    reader = threading.Thread(target=hold)
+    reader.start()
+    assert follow(run, path, out).windows == 5
+    reader.join()
+
+
 def test_the_first_windows_do_not_wait_for_the_end(tmp_path: Path):
     run, path, out = make_run(), tmp_path / "live.h5", tmp_path / "out.h5"
     writer = threading.Thread(target=record, args=(path, body_log(0), 1.0))

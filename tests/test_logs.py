@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from multisense.logs import LogError, NativeLog, Recording, SensorLog, open_log, open_logs, survey_logs, write_log
 from multisense.logs.clock import AnchoredClock, StampedClock
+from multisense.logs.files import fingerprint_files
 from multisense.logs.media import write_video
 from multisense.logs.pool import POOL
 from multisense.types import Label
@@ -212,3 +213,15 @@ def test_nothing_at_a_path_is_an_error(tmp_path: Path) -> None:
         open_logs(tmp_path / "absent")
     with pytest.raises(LogError, match="found no logs"):
         open_logs(tmp_path)
+
+
+@pytest.mark.parametrize("megabytes", [10, 300])
+def test_fingerprint_changes_with_the_middle_of_a_large_file(tmp_path: Path, megabytes: int) -> None:
+    file = tmp_path / "large"
+    with file.open("wb") as out:
+        out.truncate(megabytes << 20)
+    before = fingerprint_files([str(file)])
+    with file.open("r+b") as out:
+        out.seek(megabytes << 19)
+        out.write(bytes([7]) * (8 << 20))
+    assert fingerprint_files([str(file)]) != before

@@ -15,6 +15,7 @@ from conftest import camera, microphone, vector
 from multisense.logs import LogError, NativeLog, open_logs, survey_logs, write_log
 from multisense.logs import native as native_module
 from multisense.logs.files import fingerprint_files, keep_digests
+from multisense.logs.index import KIND
 from multisense.logs.pool import POOL
 from multisense.types import Label
 
@@ -112,7 +113,7 @@ def test_folders_below_are_in_the_index_of_the_one_above(folder: Path, own_cache
     for _ in range(2):
         assert [log.name for log in open_logs(folder.parent / "many")] == names
     assert len(opened) == len(names)
-    assert len(list((own_cache / "logs").iterdir())) == 1
+    assert len(list((own_cache / KIND).iterdir())) == 1
 
 
 def test_what_a_recorder_lost_is_still_told(folder: Path, opened: list[str]) -> None:
@@ -140,7 +141,7 @@ def test_what_may_still_change_is_not_kept(folder: Path, opened: list[str]) -> N
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"0.h5": 1}', "shuffled", "\udcff"])
 def test_a_damaged_index_is_made_anew(folder: Path, own_cache: Path, opened: list[str], text: str) -> None:
     open_logs(folder)
-    (file,) = (own_cache / "logs").iterdir()
+    (file,) = (own_cache / KIND).iterdir()
     good = file.read_text()
     entries = json.loads(good)
     if text == "shuffled":
@@ -149,7 +150,7 @@ def test_a_damaged_index_is_made_anew(folder: Path, own_cache: Path, opened: lis
     opened.clear()
     assert len(open_logs(folder)) == len(opened) == 4
     assert json.loads(file.read_text()) == entries
-    assert [f.name for f in (own_cache / "logs").iterdir()] == [file.name]
+    assert [f.name for f in (own_cache / KIND).iterdir()] == [file.name]
 
 
 def test_no_place_for_the_index_is_no_error(folder: Path, own_cache: Path, opened: list[str]) -> None:
@@ -168,7 +169,7 @@ def test_contents_are_read_once_for_all_processes(
     there = fingerprint_files(paths)
     keep_digests()
     read: list[str] = []
-    really = files._read_ends
+    really = files._read
 
     def counted(path: str, size: int) -> bytes:
         read.append(path)
@@ -176,9 +177,9 @@ def test_contents_are_read_once_for_all_processes(
 
     def another_process() -> None:
         files._DIGESTS.clear()
-        files._ends.cache_clear()
+        files._contents.cache_clear()
 
-    monkeypatch.setattr(files, "_read_ends", counted)
+    monkeypatch.setattr(files, "_read", counted)
     another_process()
     assert fingerprint_files(paths) == there
     assert read == []

@@ -85,9 +85,32 @@ def test_predicting_the_mean_has_skill_zero():
     for direction in losses.directions:
         assert direction.loss.item() == pytest.approx(direction.baseline.item(), rel=1e-5)
         assert direction.baseline > 0.01
-    values = monitor(losses, objective.student.layout, OneProcess())
+    values = monitor([losses], objective.student.layout, OneProcess())
     assert values["skill"] == pytest.approx(0, abs=1e-5)
     assert values["loss"] == pytest.approx(losses.total.item())
+
+
+def test_metrics_are_those_of_all_parts_together_also_where_one_lacks_a_sensor():
+    """Sums of losses over sums of baselines; a micro-batch without a sensor says nothing of it, not that it is perfect."""
+    objective, batch = body()
+    targets, _ = objective.targets(batch)
+    wrong = targets + 0.1
+    parts = [
+        losses_of(objective, b, lambda mask: take(wrong, mask.target))
+        for b in (batch, batch.only(["eye", "ear", "pad"]))
+    ]
+    values = monitor(parts, objective.student.layout, OneProcess())
+    here = [d for d in parts[0].directions if d.target == "arm"]
+    name = here[0].name
+    loss, baseline = (sum(float(getattr(d, what)) for d in here if d.name == name) for what in ("loss", "baseline"))
+    assert values[f"skill/{name}"] == pytest.approx(1 - loss / baseline, rel=1e-5)
+    own = objective.student.layout.sensor == 3
+    arm = parts[0].latents[:, own][parts[0].valid[:, own]]
+    assert values["spread/arm"] == pytest.approx(arm.std(0).mean().item(), rel=1e-4)
+    alone = monitor(parts[1:], objective.student.layout, OneProcess())
+    assert np.isnan(alone["spread/arm"])
+    assert np.isfinite(alone["skill"])
+    assert alone.keys() == values.keys()
 
 
 class OneProcess:
@@ -333,7 +356,7 @@ def test_a_little_training_predicts_one_sense_from_another():
         losses.total.backward()
         optimizer.step()
         objective.update_teacher(70)
-        skills.append(monitor(losses, objective.student.layout, OneProcess()))
+        skills.append(monitor([losses], objective.student.layout, OneProcess()))
     assert np.mean([s["skill"] for s in skills[:5]]) < 0
     assert np.mean([s["skill"] for s in skills[-10:]]) > 0.05
     assert min(s["spread/arm"] for s in skills) > 0.05

@@ -25,7 +25,7 @@ from multisense.config import ConfigError
 from multisense.logs import Recording, write_log
 from multisense.logs.base import LogError
 from multisense.masking import draw_masks
-from multisense.run import RunConfig, TrainConfig, load_config, make_grids, open_run, parse_config
+from multisense.run import RunConfig, TrainConfig, load_config, make_grids, open_run, parse_config, read_run
 from multisense.statistics import fit_statistics
 from multisense.train import train
 from multisense.train.data import StepSampler, make_loader
@@ -186,6 +186,28 @@ def test_a_half_precision_run_follows_the_plain_one(tmp_path: Path, in_memory: l
     assert {v.dtype for v in saved[1].values() if v.is_floating_point()} == {torch.float32}
 
 
+def test_weights_that_a_kill_left_behind_are_written_on_resume(tmp_path: Path, in_memory: list[ArrayLog]):
+    out = train(small(), tmp_path / "run")
+    whole = {name: (out / f"{name}.safetensors").read_bytes() for name in ("model", "predictor")}
+    for name in whole:
+        (out / f"{name}.safetensors").write_bytes(b"of the checkpoint before")
+    train(small(), out, resume=True)
+    assert {name: (out / f"{name}.safetensors").read_bytes() for name in whole} == whole
+
+
+def test_a_run_that_goes_on_with_changes_says_with_what(tmp_path: Path, in_memory: list[ArrayLog]):
+    """Else it would be embedded with the settings that it began with."""
+    out = train(small(), tmp_path / "run")
+    changed = small(learning_rate=5e-4)
+    with pytest.raises(ConfigError, match=r"train.learning_rate was 0\.\d+, is 0.0005"):
+        train(changed, out, resume=True)
+    train(changed, out, resume=True, allow_changes=True)
+    config, _, origin = read_run(out)
+    assert config.train.learning_rate == 5e-4
+    assert origin["before"]["data"] == origin["data"]
+    train(changed, out, resume=True)  # nothing has changed since
+
+
 def test_lines_after_the_checkpoint_are_written_again(tmp_path: Path, in_memory: list[ArrayLog]):
     out = train(small(), tmp_path / "run")
     with (out / "metrics.jsonl").open("a") as file:
@@ -314,12 +336,15 @@ def test_two_processes_are_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.slow
 def test_a_terminated_process_saves_says_so_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     config, out = written(tmp_path), tmp_path / "run"
-    program = [sys.executable, *command(config, out, ["train.steps=2000", "train.save_every=1000"])]
-    process = subprocess.Popen(program, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    overrides = ["train.steps=2000", "train.save_every=1000", "data.workers=1"]
+    program = [sys.executable, *command(config, out, overrides)]
+    process = subprocess.Popen(
+        program, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     deadline = time.monotonic() + 200
     while not (out / "metrics.jsonl").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)  # as schedulers do: also to the worker that loads
     said, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors[-3000:]
     step = saved_step(out)

@@ -59,6 +59,24 @@ def test_the_first_steps_may_be_anything_finite():
     assert judged(SpikeGuard(10.0), torch.nan)
 
 
+def test_skips_in_a_row_are_seen_though_nobody_looked_at_the_time():
+    guard = SpikeGuard(10.0)
+    for loss in [1.0] * 30 + [torch.nan] * 5 + [1.0]:
+        judged(guard, loss, 1.0)
+    with pytest.raises(SpikeError, match="5 steps in a row"):
+        guard.refuse_to_go_on(4, "run")
+    guard.refuse_to_go_on(4, "run")  # once told
+
+
+def test_what_was_usual_is_forgotten_where_data_are_others():
+    guard = SpikeGuard(10.0)
+    for _ in range(30):
+        judged(guard, 1.0, 1.0)
+    assert judged(guard, 100.0, 1.0)
+    guard.forget()
+    assert not judged(guard, 100.0, 1.0)
+
+
 def test_falling_losses_and_gradients_are_healthy():
     guard = SpikeGuard(10.0)
     assert not any(judged(guard, 3.0 * 0.99**i, 5.0 * 0.98**i) for i in range(400))

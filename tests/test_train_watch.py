@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from conftest import ArrayLog, body_tree
 
+from multisense.checkpoint import saved_step
 from multisense.health import Alarm, held_out, measure
+from multisense.logs import LogError
 from multisense.run import RunConfig, open_run, parse_config
 from multisense.statistics import fit_statistics
 from multisense.train import train
@@ -48,6 +50,18 @@ def test_health_is_measured_on_held_out_clips_and_again_after_a_stop(tmp_path: P
         file.write('{"step": 8, "loss": 1.0}\n{"step": 9, "lo')
     train(config(), out, resume=True)
     assert rows(out) == before
+
+
+def test_a_damaged_test_log_ends_no_training(
+    tmp_path: Path, in_memory: list[ArrayLog], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    def refuse(path: str) -> list[ArrayLog]:
+        raise LogError(f"{path}: cut short")
+
+    monkeypatch.setattr("multisense.train.watch.open_logs", refuse)
+    out = train(config(), tmp_path / "run")
+    assert saved_step(out) == 6
+    assert "health is not measured: " in capsys.readouterr().err
 
 
 def test_watching_changes_nothing(tmp_path: Path, in_memory: list[ArrayLog]):

@@ -25,6 +25,7 @@ import torch
 import yaml
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, NullLocator
 from rich.console import Console
 from rich.table import Table
 
@@ -216,6 +217,10 @@ def draw(curves: dict[str, list[Point]], path: Path) -> None:
             axes.loglog(x, y, "o-", label=key)
             axes.loglog(x, y[0] * x / x[0], ":", color="grey", linewidth=0.8)
         axes.set(xlabel=title.split("against ")[-1], title=title)
+        axes.set_xticks(x, [f"{value:g}" for value in x])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.legend(fontsize=7)
     figure.savefig(path, dpi=120)
 

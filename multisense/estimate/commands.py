@@ -69,7 +69,7 @@ def _step(found: Estimate) -> Rows:
         ("seconds a step", f"{found.step_s:.3g}"),
         ("clips a second", f"{found.clips_per_s:,.3g}"),
         ("loader, as recorded", f"{size(found.decoded_bytes_per_s)}/s to read and decode"),
-        ("loader, from a cache", f"{size(found.cached_bytes_per_s)}/s at the model's sizes and rates"),
+        ("loader, to the model", f"{size(found.cached_bytes_per_s)}/s at the model's sizes and rates"),
     ]
 
 

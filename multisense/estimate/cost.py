@@ -1,4 +1,4 @@
-"""Time, devices and disk that a run takes, from its FLOPs and bytes."""
+"""Time and devices that a run takes, from its FLOPs and bytes."""
 
 import math
 from collections.abc import Mapping

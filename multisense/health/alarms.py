@@ -110,7 +110,7 @@ def _ends(key: str, end: int = 1) -> str:
 
 
 def _diverging(history: Sequence[Row], ripe: Sequence[Row]) -> Alarm | None:
-    advice = "go back to a checkpoint from before, with a smaller train.learning_rate or train.clip_norm"
+    advice = "begin again with a smaller train.learning_rate or train.clip_norm"
     since = _since(history, lambda row: _get(row, "finite") == 0)
     if since is not None:
         return Alarm("", "diverging", f"the loss is not a number since step {since:,}: diverged; {advice}")

@@ -58,6 +58,7 @@ def health_report(run: Path, logs: str | Path) -> Report:
     held = held_out(found, opened.grids, opened.config.data.clip_seconds)
     step = saved_step(opened.path) if checkpoints(opened.path) else opened.config.train.steps
     values = measure(opened.objective, held)
+    del values["lag"]  # a run keeps its teacher alone, so that nothing is known of it here
     warmup = warmup_steps(opened.config.train)
     standing = alarms([(0, _at_start(opened, held)), (step, values)], warmup, patience=1)
     told = {(alarm.sensor, alarm.kind) for alarm in standing}

@@ -8,15 +8,17 @@ from pathlib import Path, PureWindowsPath
 
 from multisense.logs.remember import Memory
 
-ENDS = 1 << 22
-"""Of a file larger than twice this many bytes only so much of its beginning and its end is read."""
+BLOCK = 1 << 22
+"""Bytes read at once;"""
+MOST_BLOCKS = 64
+"""of a file with more blocks so many are read, evenly spaced from its beginning to its end."""
 LONGEST_NAME = 1024
 _DIGESTS: dict[str, Memory] = {}
 """Of the contents of files, by folder."""
 
 
 def fingerprint_files(paths: Iterable[str], part: str = "") -> str:
-    """16 hex digits of the files' names, sizes and contents (of large ones, their ends): the same wherever they lie.
+    """16 hex digits of the files' names, sizes and contents (above 256 MB, of blocks): the same wherever they lie.
 
     `part` tells apart logs that share their files.
     """
@@ -24,7 +26,7 @@ def fingerprint_files(paths: Iterable[str], part: str = "") -> str:
     for path in sorted(paths, key=lambda path: Path(path).name):
         status = os.stat(path)
         digest.update(f"{Path(path).name} {status.st_size} ".encode(errors="surrogatepass"))
-        digest.update(_ends(str(path), status.st_size, status.st_mtime_ns))
+        digest.update(_contents(str(path), status.st_size, status.st_mtime_ns))
     return digest.hexdigest()[:16]
 
 
@@ -35,25 +37,27 @@ def keep_digests() -> None:
 
 
 @lru_cache(maxsize=1 << 16)
-def _ends(path: str, size: int, modified_ns: int) -> bytes:
+def _contents(path: str, size: int, modified_ns: int) -> bytes:
     """Digest of a file's contents; read again only when its size or time of modification is another."""
     folder, name = os.path.split(os.path.abspath(path))
-    memory = _DIGESTS.get(folder) or _DIGESTS.setdefault(folder, Memory("digests", folder))
+    memory = _DIGESTS.get(folder) or _DIGESTS.setdefault(folder, Memory("digests-2", folder))
     known = memory.recall(name, [size, modified_ns])
     if isinstance(known, str) and len(known) == 64:
         return bytes.fromhex(known)
-    digest = _read_ends(path, size)
+    digest = _read(path, size)
     memory.keep(name, [size, modified_ns], digest.hex())
     return digest
 
 
-def _read_ends(path: str, size: int) -> bytes:
+def _read(path: str, size: int) -> bytes:
+    digest, blocks = hashlib.sha256(), -(-size // BLOCK)
+    places = range(0, size, BLOCK)
+    if blocks > MOST_BLOCKS:
+        places = [(size - BLOCK) * k // (MOST_BLOCKS - 1) for k in range(MOST_BLOCKS)]
     with open(path, "rb") as file:
-        if size <= 2 * ENDS:
-            return hashlib.sha256(file.read()).digest()
-        digest = hashlib.sha256(file.read(ENDS))
-        file.seek(-ENDS, os.SEEK_END)
-        digest.update(file.read())
+        for place in places:
+            file.seek(place)
+            digest.update(file.read(BLOCK))
     return digest.digest()
 
 

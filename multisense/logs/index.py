@@ -9,12 +9,15 @@ from multisense.logs.native import Header, NativeLog
 from multisense.logs.remember import Memory, stamp_of
 from multisense.types import SensorInfo
 
+KIND = "logs-1"
+"""The number rises with what a header is made of and what is refused: nothing that older code found is then believed."""
+
 
 class FolderIndex:
     """The headers of the native logs in and below a folder. A log that changed, or whose media did, is read again."""
 
     def __init__(self, folder: Path):
-        self._folder, self._memory = folder, Memory("logs", folder)
+        self._folder, self._memory = folder, Memory(KIND, folder)
 
     def open(self, file: Path) -> NativeLog:
         """As `NativeLog`, which it opens where it does not know the file. Labels are read when they are asked for."""

@@ -70,5 +70,5 @@ def make_loader(clips: TrainingClips, sampler: StepSampler, config: RunConfig) -
 
 def _leave_stopping_to_training(worker: int) -> None:
     """Ctrl-C and a scheduler's signals reach every process; the training process alone decides when to stop."""
-    for number in (signal.SIGINT, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)

@@ -31,6 +31,7 @@ class SpikeGuard(nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.long))
         self.register_buffer("skipped", torch.zeros((), dtype=torch.long))
         self.register_buffer("in_a_row", torch.zeros((), dtype=torch.long))
+        self.register_buffer("longest", torch.zeros((), dtype=torch.long))
 
     seen: Tensor
     """(2, WINDOW) losses and gradient norms, a ring."""
@@ -40,6 +41,8 @@ class SpikeGuard(nn.Module):
     """() steps skipped in the run."""
     in_a_row: Tensor
     """() steps skipped just now, one after the other."""
+    longest: Tensor
+    """() the most of these since somebody looked."""
 
     @torch.no_grad()
     def judge(self, loss: Tensor, norm: Tensor) -> Tensor:
@@ -57,17 +60,24 @@ class SpikeGuard(nn.Module):
         self.count += ~skip
         self.skipped += skip
         self.in_a_row.copy_(torch.where(skip, self.in_a_row + 1, 0))
+        self.longest.copy_(torch.maximum(self.longest, self.in_a_row))
         return skip.float()
 
     def refuse_to_go_on(self, most: int, where: str) -> None:
-        """Raise SpikeError where more than `most` steps were skipped in a row. The weights are still those from before."""
-        if int(self.in_a_row) > most:
+        """Raise SpikeError where more than `most` steps were skipped in a row since the last call."""
+        found = int(self.longest)
+        self.longest.zero_()
+        if found > most:
             raise SpikeError(
-                f"{where}: found {int(self.in_a_row)} steps in a row with a loss or gradient that is not finite or far above "
+                f"{where}: found {found} steps in a row with a loss or gradient that is not finite or far above "
                 f"the usual; expected at most {most} (train.skip_most). They were skipped, so the weights are from before; "
-                f"go on with --resume --allow-changes and a lower train.learning_rate or train.clip_norm, and look at the "
-                f"data with `multisense check`"
+                f"look at the data with `multisense check`, and go on with --resume --allow-changes and a lower "
+                f"train.learning_rate, or a larger train.skip_sigmas where such losses are right"
             )
+
+    def forget(self) -> None:
+        """What was usual of other data or settings is no measure."""
+        self.count.zero_()
 
 
 def make_guard(settings: TrainConfig) -> SpikeGuard:

@@ -1,6 +1,6 @@
 """The loop, readable top to bottom. Everything random is a pure function of (seed, step, item)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,17 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch import Tensor, nn
 
-from multisense.checkpoint import TrainingState, load_optimizer, load_weights, save_checkpoint, saved_step, whole
+from multisense.checkpoint import (
+    TrainingState,
+    load_optimizer,
+    load_weights,
+    save_checkpoint,
+    saved_step,
+    whole,
+)
+from multisense.clips import Grid
 from multisense.masking import Mask, draw_masks
-from multisense.monitors import mean_of_parts, monitor
+from multisense.monitors import monitor
 from multisense.objectives.latent import Losses
 from multisense.run import (
     RunConfig,
@@ -22,9 +30,11 @@ from multisense.run import (
     holds_run,
     make_grids,
     provenance,
+    read_run,
     refuse_existing,
     resume_differs,
     training_logs,
+    write_run,
 )
 from multisense.statistics import copy_statistics, fit_statistics
 from multisense.train.data import StepSampler, make_loader, open_clips
@@ -50,17 +60,15 @@ def train(
     accelerator = make_accelerator(settings, out)
     grids = make_grids(config, logs)
     check_logs(config, grids, logs)
-    if resume:
-        for change in resume_differs(out, config, logs, allow_changes):
-            accelerator.print(f"changed since the run began: {change}")
-    else:
-        refuse_existing(out)
+    changes = resume_differs(out, config, logs, allow_changes) if resume else refuse_existing(out)
+    for change in changes:
+        accelerator.print(f"changed since the run began: {change}")
     clips = open_clips(config, grids, logs, accelerator)
     objective, guard = build_objective(config, grids), make_guard(settings)
     if not resume:
         fit_statistics(objective.student, clips, count=min(256, max(len(clips), 16)))
         copy_statistics(objective.student, objective.teacher)
-    first = load_weights(out, objective, guard) if resume else 0
+    first = load_weights(out, objective, guard, accelerator.is_main_process) if resume else 0
     state = TrainingState(objective, make_optimizer(objective, settings), guard, settings, provenance(config, logs))
     layout = objective.student.layout  # on the host, where masks are drawn
     sampler = StepSampler(settings, first, accelerator.process_index, accelerator.num_processes)
@@ -69,6 +77,7 @@ def train(
     guard.to(accelerator.device)
     if resume:
         load_optimizer(out, state, accelerator.scaler)
+        write_changes(out, config, grids, state, changes, accelerator)
     else:  # only now, when all that could be wrong with configuration and data has been looked at
         save_checkpoint(out, state, 0, accelerator)
         if accelerator.is_main_process:
@@ -91,11 +100,28 @@ def train(
                 save_checkpoint(out, state, done, accelerator)
             if settings.health_every and done % settings.health_every == 0:
                 watch.look(done, objective)
-            if stopping:
+            if stopping and done < settings.steps:
                 say_stopped(f"stopped at step {done} by {stop.name or 'another process'}", requeue, accelerator)
                 break
     accelerator.end_training()
     return out
+
+
+def write_changes(
+    out: Path,
+    config: RunConfig,
+    grids: Mapping[str, Grid],
+    state: TrainingState,
+    changes: Sequence[str],
+    accelerator: Accelerator,
+) -> None:
+    """Let the run's folder say with what it goes on, and what it was before; what was usual then is no measure now."""
+    if changes:
+        assert isinstance(state.guard, SpikeGuard)
+        state.guard.forget()
+        if accelerator.is_main_process:
+            write_run(out, config, grids, {**state.provenance, "before": read_run(out)[2]})
+    accelerator.wait_for_everyone()
 
 
 def say_stopped(text: str, requeue: bool, accelerator: Accelerator) -> None:
@@ -159,8 +185,8 @@ class Step:
         return skip
 
     def monitored(self, losses: Sequence[Losses]) -> dict[str, float]:
-        """Metrics of the step just taken: the mean over its micro-batches and processes."""
-        values = mean_of_parts([monitor(part, self.layout, self.accelerator) for part in losses])
+        """Metrics of the step just taken."""
+        values = monitor(losses, self.layout, self.accelerator)
         rate = float(self.state.optimizer.param_groups[0]["lr"])
         return values | {"skipped": float(self.guard.skipped), "learning_rate": rate}
 

@@ -1,4 +1,4 @@
-"""The optimizer, its learning rate, and the guard that skips steps which would spoil the weights."""
+"""The optimizer and its learning rate."""
 
 import math
 

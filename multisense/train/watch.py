@@ -14,7 +14,7 @@ from multisense.health.report import FILE, read_history, warmup_steps
 from multisense.logs import open_logs
 from multisense.logs.base import SensorLog
 from multisense.objectives.latent import LatentPrediction
-from multisense.run import RunConfig
+from multisense.run import RunConfig, check_logs, write_atomically
 from multisense.train.data import console
 
 FATAL = ("collapse", "diverging")
@@ -47,18 +47,19 @@ class Watch:
         self.is_possible = True
         if accelerator.is_main_process and self.path.exists():  # steps after the checkpoint are measured again
             lines = [json.dumps({"step": step, **values}) + "\n" for step, values in self.history]
-            self.path.write_text("".join(lines))
+            write_atomically(self.path, "".join(lines))
 
     def _held_out(self) -> HeldOut | None:
         """Clips of the logs that are not trained on; of the training logs where none are set apart."""
         data, logs = self.config.data, self.logs
-        if data.test is not None and Path(data.test).exists():
-            logs = open_logs(data.test)
-        elif data.hold_out:
-            logs = [log for log in open_logs(data.train) if log.name in data.hold_out]
-        else:
-            self._say("no logs are held out: health is measured on clips of the training logs")
         try:
+            if data.test is not None:
+                logs = open_logs(data.test)
+            elif data.hold_out:
+                logs = [log for log in open_logs(data.train) if log.name in data.hold_out]
+            else:
+                self._say("no logs are held out: health is measured on clips of the training logs")
+            check_logs(self.config, self.grids, logs)
             return held_out(logs, self.grids, data.clip_seconds)
         except ValueError as error:
             self._say(f"health is not measured: {escape(str(error))}")
