@@ -170,7 +170,7 @@ def test_resuming_names_what_differs(run: Path, body_config: RunConfig, body_log
 def test_nothing_to_resume_from_is_told(run: Path, body_config: RunConfig, body_logs: list[ArrayLog]):
     objective = build_objective(body_config, make_grids(body_config, body_logs))
     with pytest.raises(ConfigError, match=r"no checkpoint to resume from; it saves one every train.save_every steps"):
-        load_weights(run, objective, make_guard(body_config.train))
+        load_weights(run, objective, make_guard(body_config.train), is_main=True)
 
 
 def test_statistics_are_those_of_the_data(body_config: RunConfig, body_logs: list[ArrayLog]):

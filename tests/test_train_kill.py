@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import body_log, body_tree
+from safetensors.torch import load_file
 
 from multisense.checkpoint import TrainingState, checkpoints, load_optimizer, load_weights, save_checkpoint, saved_step
 from multisense.logs import Recording, write_log
@@ -145,10 +146,12 @@ def test_a_write_that_ends_anywhere_leaves_a_whole_checkpoint(
         ends_at(patch, end)
         save_checkpoint(tmp_path, state, 6, Alone())
     again = state_of(parse_config(body_tree()))
-    step = load_weights(tmp_path, again.objective, again.guard)
+    step = load_weights(tmp_path, again.objective, again.guard, is_main=True)
     load_optimizer(tmp_path, again, None)
     assert step in (3, 6)
     assert (again.objective.student.sensor_embedding == step).all()
+    model = load_file(tmp_path / "model.safetensors")  # what embedding reads is of the same step again
+    assert torch.equal(model["sensor_embedding"], again.objective.teacher.sensor_embedding)
     save_checkpoint(tmp_path, state, 9, Alone())
     assert [folder.name for folder in (tmp_path / "checkpoints").iterdir()] == ["00000009"]
 
@@ -156,3 +159,4 @@ def test_a_write_that_ends_anywhere_leaves_a_whole_checkpoint(
 def filled(state: TrainingState, value: float) -> None:
     with torch.no_grad():
         state.objective.student.sensor_embedding.fill_(value)
+        state.objective.teacher.sensor_embedding.fill_(value)

@@ -57,6 +57,7 @@ class Yard:
 
     def __init__(self, root: Path) -> None:
         self.root, self.case, self.outside, self.seeds = (root / n for n in ("", "yard/case", "yard/outside", "seeds"))
+        self.memory = self.root / "memory"
         self.outside.mkdir(parents=True)
         write_bait(self.outside)
         self._libc = ctypes.CDLL(None, use_errno=True)
@@ -137,6 +138,7 @@ def run_case(yard: Yard, number: int, form: str) -> Outcome:
 def attempt(yard: Yard, number: int, form: str, say: Callable[[str], object]) -> None:
     """In the child: mutate, read, and say what came of it."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    os.environ["MULTISENSE_CACHE"] = str(yard.memory)
     yard.fresh(form)
     what = mutate(yard.case, yard.outside, np.random.default_rng(number)).replace("\0", "\\0")
     yard.disturbed()
@@ -160,9 +162,11 @@ def attempt(yard: Yard, number: int, form: str, say: Callable[[str], object]) ->
 
 
 class Guard:
-    """An audit hook: no file is opened outside the log's folder, but those of Python and its packages; none is written."""
+    """An audit hook: no file is opened outside the log's folder, but those of Python and its packages; none is written,
+    but what multisense remembers."""
 
     def __init__(self, yard: Yard) -> None:
+        self.memory = os.path.realpath(yard.memory)
         homes = (yard.case, sys.prefix, sys.base_prefix, Path(__file__).parents[1], "/proc/self", "/dev/null")
         self.allowed = tuple(os.path.realpath(home) for home in homes)
         self.broken: list[str] = []
@@ -173,7 +177,7 @@ class Guard:
         if event == "open" and isinstance(arguments[0], (str, bytes)):
             path = os.path.realpath(os.fsdecode(arguments[0]))
             is_writing = bool((arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR)) and not path.startswith("/dev/")
-            if is_writing or not path.startswith(self.allowed):
+            if not path.startswith(self.memory) and (is_writing or not path.startswith(self.allowed)):
                 self.broken.append(f"open {path} (mode {arguments[1]}, flags {arguments[2]})")
 
 
