@@ -218,6 +218,22 @@ def ablate(
     console.print(ablate_path(run, logs, out, stride))
 
 
+@app.command()
+def robustness(
+    run: Run,
+    logs: Annotated[str | None, typer.Argument(help="Held-out logs; by default the run's own data.test.")] = None,
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for robustness.json, .csv and .png.")],
+    stride: Annotated[
+        float | None, typer.Option(help="Seconds from one probed window to the next; half a clip by default.")
+    ] = None,
+) -> None:
+    """What happens when a sense is late, noisy, broken or gone: clean probes on disturbed held-out logs."""
+    from multisense.evaluate.robustness import robustness_path
+
+    console.print(robustness_path(run, logs, out, stride))
+
+
 def main() -> None:
     """Entry point: what a user got wrong is a sentence, not a traceback."""
     try:
