@@ -172,7 +172,7 @@ def slower(view: View, halvings: float) -> tuple[Tensor, Tensor]:
     """Every second sample lost, `halvings` times over. Sound is first low-passed, as a slower converter does."""
     every = 2 ** int(halvings)
     if sense(view.grid) == "sound":
-        sound = view.values.movedim(1, -1)
+        sound = view.values.movedim(1, -1).contiguous()
         few = torchaudio.functional.resample(sound, every, 1)
         again = torchaudio.functional.resample(few, 1, every)[..., : sound.shape[-1]]
         return again.movedim(-1, 1).contiguous(), view.valid
