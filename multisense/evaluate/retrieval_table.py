@@ -61,4 +61,5 @@ def rich_table(found: dict[str, Any]) -> Table:
 def _cells(entry: dict[str, Any]) -> list[str]:
     recall = entry["recall"]
     shown = [text(recall[str(k)], interval=k == AT[0]) for k in AT]
-    return [*shown, f"{entry['median_rank']:g}", text({"mean": entry["skill"]}, interval=False)]
+    skill = text({"mean": entry["skill"], "low": None, "high": None})
+    return [*shown, f"{entry['median_rank']:g}", skill]
