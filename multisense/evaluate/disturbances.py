@@ -269,13 +269,13 @@ def like(before: Tensor, values: Tensor) -> Tensor:
 DISTURBANCES = (
     Disturbance("dropped", "gone for its last {:.0%}", (0.25, 0.5, 0.75, 1.0), ALL, dropped),
     Disturbance("offset", "off by {:g} ms", (10, 20, 50, 100, 200, 500), ALL, offset),
-    Disturbance("slower", "rate halved {:g}x", (1, 2), ALL, slower),
+    Disturbance("slower", "rate halved {:g} time(s)", (1, 2), ALL, slower),
     Disturbance("noise", "noise {:g} x spread", (0.1, 0.3, 1.0), ALL, noise),
+    Disturbance("swapped", "of another log", (1,), ALL, swapped),
     Disturbance("gain", "gain {:+g} dB", (-12, -6, 6, 12), ("pictures", "sound", "skin"), gain),
     Disturbance("blur", "blur {:.0%} of height", (0.01, 0.03, 0.1), ("pictures",), blur),
     Disturbance("frozen", "frozen for its last {:.0%}", (0.5, 1.0), ("pictures",), frozen),
     Disturbance("dead", "{:.0%} of taxels dead", (0.1, 0.25, 0.5), ("skin",), dead),
     Disturbance("saturated", "clipped {:g} dB below peak", (10, 20, 30), ("sound",), saturated),
-    Disturbance("swapped", "of another log", (1,), ALL, swapped),
 )
 """Every disturbance, the strengths at which it is tried, and the senses that it befalls."""

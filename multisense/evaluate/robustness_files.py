@@ -40,18 +40,19 @@ def _rows(part: Tree) -> Iterator[list[Any]]:
 def rich_table(tree: Tree) -> Table:
     """Disturbances down, the disturbed sensor across: mean scores over labels.
 
-    Bold is a loss beyond its interval; a "!" says that the score is, beyond its interval, below that without the sensor.
+    A "*" is a loss beyond its interval; a "!" says that the score is, beyond its interval, below that without the sensor.
     """
-    title = (
-        "mean score over labels with one sensor disturbed; bold: a loss beyond its interval; !: worse than without it"
+    title, notes = (
+        "mean score over labels, one sensor disturbed",
+        "* a loss, ! worse than without it, beyond its interval",
     )
-    table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table = Table(title=title, caption=notes, box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("disturbance")
     for sensor in tree["sensors"]:
         table.add_column(sensor, justify="right", overflow="fold")
     for level, words in LEVELS.items():
         scores = (part["levels"][level]["mean"] for part in tree["sensors"].values())
-        table.add_row(words, *(f"{text(s, interval=False)} " for s in scores), style="dim")
+        table.add_row(words, *(f"{text(s, interval=False)}  " for s in scores), style="dim")
     for words_of in by_words(tree).values():
         table.add_section()
         for words, cells in words_of.items():
@@ -74,4 +75,4 @@ def _cell(measures: Tree | None) -> str:
         return ""
     said = text(measures["score"], interval=False)
     is_lost, is_worse = (measures["loss"]["low"] or 0) > 0, (measures["over_without"]["high"] or 0) < 0
-    return (f"[bold]{said}[/bold]" if is_lost else said) + ("!" if is_worse else " ")
+    return said + ("*" if is_lost else " ") + ("!" if is_worse else " ")

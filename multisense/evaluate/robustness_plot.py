@@ -5,7 +5,6 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
 from multisense.evaluate.robustness_files import by_words
 from multisense.evaluate.table import Tree
@@ -17,7 +16,11 @@ CURVE = "offset"
 
 
 def panels(tree: Tree, path: Path) -> None:
-    """Write a PNG of mean scores over labels with 95 % intervals; lines are the levels that a curve is held against."""
+    """Write a PNG of mean scores over labels; lines are the levels that a curve is held against.
+
+    The intervals are those of the paired loss, drawn from the clean level: one that does not reach it is a loss. Those of
+    the scores themselves are in the files, and mostly of which logs were drawn.
+    """
     sensors = list(tree["sensors"].items())
     words = [w for name, points in by_words(tree).items() if name != CURVE for w in points]
     columns = min(len(sensors), COLUMNS)
@@ -38,11 +41,10 @@ def panels(tree: Tree, path: Path) -> None:
 
 
 def _limits(tree: Tree) -> tuple[float, float]:
-    levels = [level["mean"] for part in tree["sensors"].values() for level in part["levels"].values()]
-    points = [
-        point["mean"]["score"] for part in tree["sensors"].values() for c in part["curves"].values() for point in c
-    ]
-    values = [value for score in [*levels, *points] for value in score.values() if value is not None]
+    values: list[float] = []
+    for part in tree["sensors"].values():
+        values += [level["mean"]["mean"] for level in part["levels"].values()]
+        values += [value for points in part["curves"].values() for point in points for value in _drawn(part, point)]
     margin = 0.05 * (max(values) - min(values)) + 1e-3
     return min(values) - margin, max(values) + margin
 
@@ -50,17 +52,16 @@ def _limits(tree: Tree) -> tuple[float, float]:
 def _curve(axes: Axes, part: Tree, limits: tuple[float, float], is_first: bool) -> None:
     """The score over the sensor's offset in time, which is 0 where nothing is disturbed."""
     points = part["curves"].get(CURVE, [])
-    scores = [part["levels"]["clean"]["mean"], *(point["mean"]["score"] for point in points)]
-    strengths = [0.0, *(point["strength"] for point in points)]
-    low, high = ([_end(score, side) for score in scores] for side in ("low", "high"))
-    axes.fill_between(strengths, low, high, color=INK, alpha=0.15, linewidth=0)
-    axes.plot(strengths, [score["mean"] for score in scores], "o-", color=INK, markersize=3, label="disturbed")
+    clean = part["levels"]["clean"]["mean"]["mean"]
+    ticks = ["0", *(f"{point['strength']:g}" for point in points)]
+    drawn = [(clean, clean, clean), *(_drawn(part, point) for point in points)]
+    low, middle, high = zip(*drawn, strict=True)
+    axes.fill_between(range(len(ticks)), low, high, color=INK, alpha=0.15, linewidth=0)
+    axes.plot(range(len(ticks)), middle, "o-", color=INK, markersize=3, label="disturbed (interval of the loss)")
     for level, (colour, style) in LEVELS.items():
         axes.axhline(part["levels"][level]["mean"]["mean"], color=colour, linestyle=style, linewidth=1, label=level)
-    axes.set_xscale("symlog", linthresh=10, linscale=0.5)
-    axes.set_xticks(strengths, [f"{strength:g}" for strength in strengths], fontsize=7)
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("offset in ms", fontsize=8)
+    axes.set_xticks(range(len(ticks)), ticks, fontsize=7)
+    axes.set_xlabel(f"{CURVE} in ms", fontsize=8)
     axes.set_ylim(*limits)
     axes.tick_params(axis="y", labelsize=7, labelleft=is_first)
     axes.spines[["top", "right"]].set_visible(False)
@@ -68,9 +69,11 @@ def _curve(axes: Axes, part: Tree, limits: tuple[float, float], is_first: bool) 
         axes.set_ylabel("mean score over labels", fontsize=8)
 
 
-def _end(score: Tree, side: str) -> float:
-    """An end of the interval; the score itself where a single log leaves none."""
-    return score["mean"] if score[side] is None else score[side]
+def _drawn(part: Tree, point: Tree) -> tuple[float, float, float]:
+    """The score, between the ends of the interval of its loss below the clean level; a single log leaves no interval."""
+    clean, loss = part["levels"]["clean"]["mean"]["mean"], point["mean"]["loss"]
+    high, low = (loss["mean"] if loss[side] is None else loss[side] for side in ("low", "high"))
+    return clean - low, clean - loss["mean"], clean - high
 
 
 def _list(axes: Axes, part: Tree, limits: tuple[float, float], words: list[str], is_first: bool) -> None:
@@ -78,9 +81,9 @@ def _list(axes: Axes, part: Tree, limits: tuple[float, float], words: list[str],
     for curve in part["curves"].values():
         for point in curve:
             if point["words"] in words:
-                row, score = words.index(point["words"]), point["mean"]["score"]
-                axes.plot([_end(score, "low"), _end(score, "high")], [row, row], color=INK, linewidth=1.2, alpha=0.5)
-                axes.plot(score["mean"], row, "o", color=INK, markersize=3)
+                row, (low, middle, high) = words.index(point["words"]), _drawn(part, point)
+                axes.plot([low, high], [row, row], color=INK, linewidth=1.2, alpha=0.5)
+                axes.plot(middle, row, "o", color=INK, markersize=3)
     for level, (colour, style) in LEVELS.items():
         axes.axvline(part["levels"][level]["mean"]["mean"], color=colour, linestyle=style, linewidth=1)
     axes.set_xlim(*limits)
