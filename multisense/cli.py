@@ -218,6 +218,41 @@ def ablate(
     console.print(ablate_path(run, logs, out, stride))
 
 
+@app.command()
+def robustness(
+    run: Run,
+    logs: Annotated[str | None, typer.Argument(help="Held-out logs; by default the run's own data.test.")] = None,
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for robustness.json, .csv and .png.")],
+    stride: Annotated[
+        float | None, typer.Option(help="Seconds from one probed window to the next; half a clip by default.")
+    ] = None,
+) -> None:
+    """What happens when a sense is late, noisy, broken or gone: clean probes on disturbed held-out logs."""
+    from multisense.evaluate.robustness import robustness_path
+
+    console.print(robustness_path(run, logs, out, stride))
+
+
+@app.command()
+def retrieve(
+    run: Run,
+    logs: Annotated[str | None, typer.Argument(help="Held-out logs; by default the run's own data.test.")] = None,
+    source: Annotated[str | None, typer.Option("--from", help="Comma-separated sensors, together.")] = None,
+    target: Annotated[str | None, typer.Option("--to", help="Comma-separated sensors, one by one.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Whether one sense finds another's recording: every pair, and all others -> one, both ways, or as asked."""
+    from multisense.evaluate.retrieval_table import retrieve_path, rich_table
+
+    sides = [None if side is None else side.split(",") for side in (source, target)]
+    found = retrieve_path(run, logs, *sides)
+    if as_json:
+        console.print_json(data=found)
+    else:
+        console.print(rich_table(found))
+
+
 def main() -> None:
     """Entry point: what a user got wrong is a sentence, not a traceback."""
     try:

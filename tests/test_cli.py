@@ -68,6 +68,26 @@ def test_train_embed_and_ablate_in_three_commands(folder: Path, monkeypatch, cap
     assert (folder / "ablation" / "ablation.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_robustness_and_retrieval_of_a_run(folder: Path, monkeypatch, capsys):
+    if not (folder / "run").exists():
+        assert run(monkeypatch, capsys, "train", folder / "body.yaml", "--out", folder / "run")[0] == 0
+    status, shown, said = run(monkeypatch, capsys, "robustness", folder / "run", "-o", folder / "robustness")
+    assert status == 0, said
+    assert "all but the sensor" in shown
+    assert sorted(p.name for p in (folder / "robustness").iterdir()) == [
+        f"robustness.{end}" for end in ("csv", "json", "png")
+    ]
+    words = "retrieve", folder / "run", folder / "test", "--from", "eye,ear", "--to", "arm"
+    status, shown, said = run(monkeypatch, capsys, *words)
+    assert status == 0, said
+    assert "eye + ear" in shown
+    status, shown, _ = run(monkeypatch, capsys, *words, "--json")
+    assert set(json.loads(shown)["pairs"]) == {"eye+ear>arm", "arm>eye+ear"}
+    status, _, said = run(monkeypatch, capsys, "retrieve", folder / "run", "--from", "nose")
+    assert status == 1
+    assert "expected different sensors of ['eye', 'ear', 'pad', 'arm']" in said
+
+
 @pytest.mark.parametrize(
     ("words", "sentences"),
     [

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,8 +25,11 @@ from multisense.train import train
 CPU2 = Path(__file__).parent.parent / "configs/accelerate/cpu2.yaml"
 
 
-def make_run() -> Run:
-    config = parse_config(body_tree())
+def make_run(sensors: Sequence[str] | None = None) -> Run:
+    tree = body_tree()
+    config = parse_config(
+        {**tree, "sensors": {n: s for n, s in tree["sensors"].items() if n in (sensors or tree["sensors"])}}
+    )
     grids = make_grids(config, [body_log(0)])
     objective = build_objective(config, grids).eval()
     return Run(Path("memory"), config, grids, objective.teacher, objective, {"seed": 0})

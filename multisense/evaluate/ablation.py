@@ -8,6 +8,7 @@ import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,27 +55,25 @@ def ablate(
     from those given. Logs without any label are probed for what their vector sensors do (`SignalLabels`). Windows are the run's
     clips at `stride_s` (half a clip by default). Returns the tree of ablation.json.
     """
-    if train_logs is None:
-        train_logs, test_logs = _probe_logs(run, test_logs)
-    _refuse_overlap(train_logs, test_logs)
-    for logs in (train_logs, test_logs):
-        check_logs(run.config, run.grids, logs)
-    seconds = run.config.data.clip_seconds
-    stride_s = seconds / 2 if stride_s is None else stride_s
-    train, test = (Windows(logs, run.grids, seconds, stride_s) for logs in (train_logs, test_logs))
-    kept, skipped = _bench(train, test, seconds, seed)
-    features = [_features(run, windows, seed, batch_size) for windows in (train, test)]
-    tree = _probe(run.model.names, kept, *features)
-    describe(tree, kept)
-    tree["skipped"] = skipped
-    tree["provenance"] = _provenance(run, train, test, stride_s, seed)
+    sides = prepare(run, test_logs, train_logs, stride_s, seed)
+    features = [_features(run, windows, seed, batch_size) for windows in (sides.train, sides.test)]
+    tree = _probe(run.model.names, sides.kept, *features)
+    describe(tree, sides.kept)
+    tree["skipped"] = sides.skipped
+    tree["provenance"] = provenance(run, sides, "ablation")
     write_ablation(tree, Path(out))
     heat_map(tree, Path(out) / "ablation.png")
     return tree
 
 
 def ablate_path(run: Path, logs: str | Path | None, out: Path, stride_s: float | None = None) -> Table:
-    """`ablate` for the run in folder `run` and the logs at the path `logs`, as a table to print.
+    """`ablate` for the run in folder `run` and the logs at the path `logs`, as a table to print."""
+    opened, found = open_held_out(run, logs)
+    return rich_table(ablate(opened, found, out, stride_s=stride_s))
+
+
+def open_held_out(run: Path, logs: str | Path | None) -> tuple[Run, list[SensorLog]]:
+    """The run in folder `run`, and the logs at the path `logs`.
 
     Where no path is given: the run's `data.test`, or its `data.train` if it holds logs of it out.
     """
@@ -84,7 +83,39 @@ def ablate_path(run: Path, logs: str | Path | None, out: Path, stride_s: float |
     logs = logs or data.test or (data.train if data.hold_out else None)
     if logs is None:
         raise ValueError(f"{run}: its configuration names no held-out logs (data.test); give their path")
-    return rich_table(ablate(opened, open_logs(logs), out, stride_s=stride_s))
+    return opened, open_logs(logs)
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The windows that probes are trained on and those that they are scored on."""
+
+    train: Windows
+    test: Windows
+    kept: Bench
+    skipped: Mapping[str, str]
+    """Labels that cannot be probed, and why."""
+    stride_s: float
+    seed: int
+
+
+def prepare(
+    run: Run,
+    test_logs: Sequence[SensorLog],
+    train_logs: Sequence[SensorLog] | None = None,
+    stride_s: float | None = None,
+    seed: int = 0,
+) -> Sides:
+    """Windows, labels and resamples as `ablate` describes them: whatever is probed on them is comparable."""
+    if train_logs is None:
+        train_logs, test_logs = _probe_logs(run, test_logs)
+    _refuse_overlap(train_logs, test_logs)
+    for logs in (train_logs, test_logs):
+        check_logs(run.config, run.grids, logs)
+    seconds = run.config.data.clip_seconds
+    stride_s = seconds / 2 if stride_s is None else stride_s
+    train, test = (Windows(logs, run.grids, seconds, stride_s) for logs in (train_logs, test_logs))
+    return Sides(train, test, *_bench(train, test, seconds, seed), stride_s, seed)
 
 
 def _probe_logs(run: Run, given: Sequence[SensorLog]) -> tuple[Sequence[SensorLog], Sequence[SensorLog]]:
@@ -178,18 +209,19 @@ def _scores(kept: Bench, train: Features, test: Features) -> dict[str, Mapping[s
         return dict(zip(train, track(found, "probing", total=len(train), transient=True), strict=True))
 
 
-def _provenance(run: Run, train: Windows, test: Windows, stride_s: float, seed: int) -> dict[str, Any]:
+def provenance(run: Run, sides: Sides, what: str) -> dict[str, Any]:
+    """What a result of these windows needs to be made again; its settings are under the name `what`."""
     return {
         **run.provenance,
         "weights": weights_fingerprint(run.model),
-        "ablation": {
-            "window_s": train.seconds,
-            "stride_s": stride_s,
-            "seed": seed,
-            "windows": {"train": len(train), "test": len(test)},
+        what: {
+            "window_s": sides.train.seconds,
+            "stride_s": sides.stride_s,
+            "seed": sides.seed,
+            "windows": {"train": len(sides.train), "test": len(sides.test)},
             "logs": {
-                what: {"count": len(w.logs), "first": w.logs[0].path, "fingerprint": _fingerprint(w.logs)}
-                for what, w in (("train", train), ("test", test))
+                side: {"count": len(w.logs), "first": w.logs[0].path, "fingerprint": _fingerprint(w.logs)}
+                for side, w in (("train", sides.train), ("test", sides.test))
             },
         },
     }

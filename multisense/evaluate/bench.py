@@ -1,6 +1,6 @@
 """The bench on which every set of features is probed alike: the same windows, labels, folds and resampled logs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,12 +25,18 @@ class Bench:
     def scores(self, train: np.ndarray, test: np.ndarray) -> dict[str, Score]:
         """Probe features (N, F) -> (M, F) for every label. A row of NaN, a window without any of the sensors, is
         replaced by the training mean: it says nothing."""
+        return self.scores_of_each(train, [test])[0]
+
+    def scores_of_each(self, train: np.ndarray, tests: Sequence[np.ndarray]) -> list[dict[str, Score]]:
+        """`scores` of several sets of features of the same held-out windows, by one probe for each label."""
         mean = np.nan_to_num(np.nanmean(train, axis=0)) if np.isfinite(train).any() else np.zeros(train.shape[1])
-        train, test = (np.where(np.isfinite(x), x, mean) for x in (train, test))
-        return {
-            name: score(self.test[name], predict(target, train, test, self.train_log), self.test_log, self.weights)
-            for name, target in self.train.items()
-        }
+        train, test = (np.where(np.isfinite(x), x, mean) for x in (train, np.concatenate(tests)))
+        found: list[dict[str, Score]] = [{} for _ in tests]
+        for name, target in self.train.items():
+            predicted = predict(target, train, test, self.train_log)
+            for here, part in zip(found, np.split(predicted, len(tests)), strict=True):
+                here[name] = score(self.test[name], part, self.test_log, self.weights)
+        return found
 
     def chance(self) -> dict[str, Score]:
         """0 for R2 (the mean of the held-out windows), one over the number of classes for balanced accuracy."""

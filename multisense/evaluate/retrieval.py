@@ -1,4 +1,4 @@
-"""Does one sense know the other: predict sensor b from sensor a alone, and find the true b among other recordings."""
+"""Does one sense know the other: predict sensor b from others alone, and find the true b among other recordings."""
 
 from collections.abc import Sequence
 from itertools import permutations
@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Subset
 
 from multisense.clips import Windows, collate
 from multisense.evaluate.scores import Score, resamples
+from multisense.evaluate.table import key
 from multisense.logs.base import SensorLog
 from multisense.run import Run, check_logs
 from multisense.types import Batch
@@ -25,8 +26,10 @@ FEW = 10
 """Below this many logs the gallery holds windows of the same logs."""
 
 
-Sides = dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]
-"""{(a, b): (predicted, target)}, each (N, T * D) float32 with NaN where a token is not valid."""
+Route = tuple[tuple[str, ...], tuple[str, ...]]
+"""(context, targets): from which sensors together, and which ones are to be found together."""
+Sides = dict[tuple[tuple[str, ...], str], tuple[np.ndarray, np.ndarray]]
+"""{(context, target): (predicted, truth)}, each (N, T * D) float32 with NaN where a token is not valid."""
 
 
 class Predicts(Protocol):
@@ -37,28 +40,49 @@ class Predicts(Protocol):
         ...
 
 
-def retrieve(run: Run, logs: Sequence[SensorLog], *, batch_size: int = 32, seed: int = 0) -> dict[str, Any]:
-    """Skill and retrieval between every ordered pair of sensors on held-out logs.
+def retrieve(
+    run: Run,
+    logs: Sequence[SensorLog],
+    *,
+    routes: Sequence[Route] | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Skill and retrieval on held-out logs along `routes`, by default between every ordered pair of sensors.
 
     Query: the latents of b predicted from a. Gallery: the latents of b of one window of every log, so that the match is
-    among different recordings. Returns {"pairs": {"camera>mic": ...}, "mean": ..., "gallery": size}; each entry holds
-    recall at 1, 5 and 10 with chance and 95 % intervals over logs, the median rank, and the skill: 1 - L1 error of the
-    prediction / L1 error of the mean target.
+    among different recordings. Several targets count alike: the similarity is the mean of theirs. Returns {"pairs":
+    {"camera>mic": ..., "camera+mic>arm": ...}, "means": {"one > one": ...}, "mean": that of the first kind of route,
+    "gallery": size}; each entry holds recall at 1, 5 and 10 with chance and 95 % intervals over logs, the median rank,
+    and the skill: 1 - L1 error of the prediction / L1 error of the mean target.
     """
     check_logs(run.config, run.grids, logs)
+    routes = pairs(run.model.names) if routes is None else routes
     windows = Windows(logs, run.grids, run.config.data.clip_seconds, run.config.data.clip_seconds)
     log = np.array([number for number, _ in windows.index], dtype=int)
     picks = galleries(log, seed)
     loader = DataLoader(Subset(windows, picks.ravel().tolist()), batch_size, collate_fn=collate)
-    rows = np.arange(picks.size).reshape(picks.shape)
-    found, skills = {}, {}
-    for (a, b), (predicted, target) in _predictions(run, loader).items():
-        found[f"{a}>{b}"] = np.stack([ranks(predicted[row], target[row]) for row in rows])
-        skills[f"{a}>{b}"] = skill(predicted, target)
-    pairs = {pair: {"skill": skills[pair], **summary(found[pair], log[picks])} for pair in found}
-    whole = summary(np.concatenate(list(found.values())), np.concatenate([log[picks]] * len(found)))
-    mean = {"skill": float(np.mean(list(skills.values()))), **whole}
-    return {"pairs": pairs, "mean": mean, "gallery": picks.shape[1], "galleries": len(picks)}
+    sides = _predictions(run, loader, routes)
+    found = {route: _ranks_of(route, sides, np.arange(picks.size).reshape(picks.shape)) for route in routes}
+    skills = {route: float(np.mean([skill(*sides[route[0], target]) for target in route[1]])) for route in routes}
+    kinds: dict[str, list[Route]] = {}
+    for route in routes:
+        kinds.setdefault(" > ".join("one" if len(part) == 1 else "several" for part in route), []).append(route)
+
+    def entry(some: Sequence[Route]) -> dict[str, Any]:
+        ranked = np.concatenate([found[route] for route in some])
+        whole = summary(ranked, np.concatenate([log[picks]] * len(some)))
+        return {"skill": float(np.mean([skills[route] for route in some])), **whole}
+
+    means = {kind: entry(some) for kind, some in kinds.items()}
+    named = {f"{key(route[0])}>{key(route[1])}": entry([route]) for route in routes}
+    first = next(iter(means.values()))
+    return {"pairs": named, "means": means, "mean": first, "gallery": picks.shape[1], "galleries": len(picks)}
+
+
+def pairs(names: Sequence[str]) -> list[Route]:
+    """Every ordered pair of sensors."""
+    return [((a,), (b,)) for a, b in permutations(names, 2)]
 
 
 def galleries(log: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -78,24 +102,32 @@ def galleries(log: np.ndarray, seed: int = 0) -> np.ndarray:
     return np.stack(columns, axis=1)
 
 
-def _predictions(run: Run, loader: DataLoader) -> Sides:
+def _predictions(run: Run, loader: DataLoader, routes: Sequence[Route]) -> Sides:
+    ways = list(dict.fromkeys((context, target) for context, targets in routes for target in targets))
     parts: list[Sides] = []
     for batch in track(loader, "predicting across sensors", transient=True):
-        parts.append(_across(run.objective, batch.to(run.model.time_s.device), run.model.names))
-    return {pair: (_joined(parts, pair, 0), _joined(parts, pair, 1)) for pair in parts[0]}
+        parts.append(_across(run.objective, batch.to(run.model.time_s.device), ways))
+    return {way: (_joined(parts, way, 0), _joined(parts, way, 1)) for way in ways}
 
 
 @torch.no_grad()
-def _across(objective: Predicts, batch: Batch, names: Sequence[str]) -> Sides:
+def _across(objective: Predicts, batch: Batch, ways: Sequence[tuple[tuple[str, ...], str]]) -> Sides:
     found: Sides = {}
-    for a, b in permutations(names, 2):
-        predicted, target, valid = objective.predict_sensor(batch, [a], b)
-        found[a, b] = flat(predicted, valid), flat(target, valid)
+    for context, target in ways:
+        predicted, truth, valid = objective.predict_sensor(batch, context, target)
+        found[context, target] = flat(predicted, valid), flat(truth, valid)
     return found
 
 
-def _joined(parts: list[Sides], pair: tuple[str, str], side: int) -> np.ndarray:
-    return np.concatenate([part[pair][side] for part in parts])
+def _joined(parts: list[Sides], way: tuple[tuple[str, ...], str], side: int) -> np.ndarray:
+    return np.concatenate([part[way][side] for part in parts])
+
+
+def _ranks_of(route: Route, sides: Sides, rows: np.ndarray) -> np.ndarray:
+    """(G, L) ranks in each gallery, whose windows are the rows (G, L) of the sides."""
+    context, targets = route
+    both = [sides[context, target] for target in targets]
+    return np.stack([_places(np.mean([similarity(q[row], g[row]) for q, g in both], axis=0)) for row in rows])
 
 
 def flat(tokens: Tensor, valid: Tensor) -> np.ndarray:
@@ -112,19 +144,29 @@ def skill(predicted: np.ndarray, target: np.ndarray) -> float:
 
 
 def ranks(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-    """(N,) rank, from 1, of the true match of each query among the N gallery entries, by cosine.
+    """(N,) rank, from 1, of the true match of each query among the N gallery entries, by `similarity`.
 
-    query, gallery (N, D), NaN where nothing is known. Both are centred by the gallery's mean, or all would look alike.
     A tie counts as half a place lost.
+    """
+    return _places(similarity(query, gallery))
+
+
+def similarity(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+    """(N, N) cosines of each query (N, D) with each gallery entry (N, D), NaN where nothing is known.
+
+    Both are centred by the gallery's mean, or all would look alike.
     """
     known = np.isfinite(gallery).any(axis=0)
     query, gallery = query[:, known], gallery[:, known]
     centre = np.nanmean(gallery, axis=0)
     query, gallery = (np.nan_to_num(x - centre) for x in (query, gallery))
     query, gallery = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (query, gallery))
-    similarity = query @ gallery.T
-    own = np.diag(similarity)[:, None]
-    return 1 + (similarity > own).sum(axis=1) + 0.5 * ((similarity == own).sum(axis=1) - 1)
+    return query @ gallery.T
+
+
+def _places(cosines: np.ndarray) -> np.ndarray:
+    own = np.diag(cosines)[:, None]
+    return 1 + (cosines > own).sum(axis=1) + 0.5 * ((cosines == own).sum(axis=1) - 1)
 
 
 def summary(found: np.ndarray, log: np.ndarray) -> dict[str, Any]:
