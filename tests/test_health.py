@@ -455,7 +455,7 @@ def test_the_report_of_a_run_on_logs(tmp_path, capsys):
             for name in ("pad", "arm")
         }
         write_log(tmp_path / "logs" / f"{n}.h5", recordings, list(log.labels.values()))
-    tree = body_tree()
+    tree = body_tree(warmup_steps=20)
     tree["sensors"] = {name: tree["sensors"][name] for name in ("pad", "arm")}
     tree["data"]["train"] = str(tmp_path / "logs")
     config = parse_config(tree)
@@ -480,4 +480,6 @@ def test_the_report_of_a_run_on_logs(tmp_path, capsys):
     assert ("", "no average") not in found  # of a finished run only the teacher is kept: it lags behind nobody
     console = Console(record=True, width=160)
     assert show_health(run, tmp_path / "logs", console, as_json=False) == 1
-    assert "at step 4 on 21 clips" in console.export_text()
+    shown = console.export_text()
+    assert "at step 4 on 21 clips" in shown
+    assert "too early to judge what was learnt: before step" in shown

@@ -75,6 +75,10 @@ def show_health(run: Path, logs: str | Path, console: Console, as_json: bool) ->
     else:
         console.print(f"{run} at step {report.step:,} on {report.clips} clips of {logs}", highlight=False)
         print_health(report.values, report.alarms, console)
+        if report.step < (ripe := warmup_steps(report.run.config.train)):
+            console.print(
+                f"too early to judge what was learnt: before step {ripe:,} no alarm is raised for it", highlight=False
+            )
     return int(bool(report.alarms))
 
 
