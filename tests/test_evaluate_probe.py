@@ -10,6 +10,7 @@ from rich.console import Console
 from sklearn.metrics import balanced_accuracy_score, r2_score
 from sklearn.neighbors import KNeighborsRegressor
 from test_embed import make_run
+from threadpoolctl import threadpool_limits
 
 from multisense.clips import Windows
 from multisense.embed import batches, embed_subsets
@@ -214,8 +215,9 @@ def beats_chance(run, logs: list[ArrayLog], training: int, permutations: int) ->
         sides = ({n: replace(t, values=t.values[x], present=t.present[x]) for n, t in known} for x in (train, test))
         kept, _ = bench(*sides, number[train], number[test] - training)
         chance = kept.chance()
-        for x in features:
-            above += [s.interval()["low"] > chance[name].value for name, s in kept.scores(x[train], x[test]).items()]
+        with threadpool_limits(1):  # as in `ablate`
+            scores = [score for x in features for score in kept.scores(x[train], x[test]).items()]
+        above += [score.interval()["low"] > chance[name].value for name, score in scores]
     return above
 
 
