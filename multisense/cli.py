@@ -253,6 +253,27 @@ def retrieve(
         console.print(rich_table(found))
 
 
+@app.command()
+def probe(
+    run: Run,
+    logs: Annotated[str | None, typer.Argument(help="Held-out logs; by default the run's own data.test.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="What to predict; may be repeated. All by default.")] = None,
+    kind: Annotated[str, typer.Option("--probe", help="linear, knn or attentive.")] = "linear",
+    budget: Annotated[str, typer.Option(help="Per cent of the training logs, such as 1,10,100.")] = "100",
+    group: Annotated[
+        str | None, typer.Option(help="Leave out one group of LOGS after the other, by this label of a log.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Repeats of drawn budgets and of attentive probes.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """What the frozen embedding says of labels, on held-out logs or groups, beside chance and an untrained network."""
+    from multisense.evaluate.probing_table import show_probe
+    from multisense.evaluate.protocol import Protocol, parse_budgets
+
+    protocol = Protocol(kind, parse_budgets(budget), group, seeds)
+    show_probe(run, logs, protocol, label or [], console, as_json)
+
+
 def main() -> None:
     """Entry point: what a user got wrong is a sentence, not a traceback."""
     try:

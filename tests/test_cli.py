@@ -80,12 +80,12 @@ def test_robustness_and_retrieval_of_a_run(folder: Path, monkeypatch, capsys):
     words = "retrieve", folder / "run", folder / "test", "--from", "eye,ear", "--to", "arm"
     status, shown, said = run(monkeypatch, capsys, *words)
     assert status == 0, said
-    assert "eye + ear" in shown
+    assert "eye + ear" in shown or "ear + eye" in shown
     status, shown, _ = run(monkeypatch, capsys, *words, "--json")
-    assert set(json.loads(shown)["pairs"]) == {"eye+ear>arm", "arm>eye+ear"}
+    assert set(json.loads(shown)["pairs"]) in ({"eye+ear>arm", "arm>eye+ear"}, {"ear+eye>arm", "arm>ear+eye"})
     status, _, said = run(monkeypatch, capsys, "retrieve", folder / "run", "--from", "nose")
     assert status == 1
-    assert "expected different sensors of ['eye', 'ear', 'pad', 'arm']" in said
+    assert "retrieve from ['nose']" in said and "expected different sensors of" in said
 
 
 @pytest.mark.parametrize(

@@ -108,8 +108,8 @@ def prepare(
 ) -> Sides:
     """Windows, labels and resamples as `ablate` describes them: whatever is probed on them is comparable."""
     if train_logs is None:
-        train_logs, test_logs = _probe_logs(run, test_logs)
-    _refuse_overlap(train_logs, test_logs)
+        train_logs, test_logs = probe_logs(run, test_logs)
+    refuse_overlap(train_logs, test_logs)
     for logs in (train_logs, test_logs):
         check_logs(run.config, run.grids, logs)
     seconds = run.config.data.clip_seconds
@@ -118,7 +118,8 @@ def prepare(
     return Sides(train, test, *_bench(train, test, seconds, seed), stride_s, seed)
 
 
-def _probe_logs(run: Run, given: Sequence[SensorLog]) -> tuple[Sequence[SensorLog], Sequence[SensorLog]]:
+def probe_logs(run: Run, given: Sequence[SensorLog]) -> tuple[Sequence[SensorLog], Sequence[SensorLog]]:
+    """(training, held-out) for probes: the run's own training logs and those given, or a split of those given."""
     data = run.config.data
     held_out = [log for log in given if log.name in data.hold_out]
     if Path(data.train).exists():
@@ -141,7 +142,8 @@ def split_logs(logs: Sequence[SensorLog], test_fraction: float = 0.3) -> tuple[l
     return [x for i, x in enumerate(logs) if i not in held_out], [x for i, x in enumerate(logs) if i in held_out]
 
 
-def _refuse_overlap(train: Sequence[SensorLog], test: Sequence[SensorLog]) -> None:
+def refuse_overlap(train: Sequence[SensorLog], test: Sequence[SensorLog]) -> None:
+    """ValueError where a log is on both sides."""
     known = {(Path(log.path).resolve(), log.name) for log in train}
     both = [log.name for log in test if (Path(log.path).resolve(), log.name) in known]
     if both:

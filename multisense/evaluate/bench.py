@@ -23,14 +23,12 @@ class Bench:
     """(K, L) from `resamples`"""
 
     def scores(self, train: np.ndarray, test: np.ndarray) -> dict[str, Score]:
-        """Probe features (N, F) -> (M, F) for every label. A row of NaN, a window without any of the sensors, is
-        replaced by the training mean: it says nothing."""
+        """Probe features (N, F) -> (M, F) for every label."""
         return self.scores_of_each(train, [test])[0]
 
     def scores_of_each(self, train: np.ndarray, tests: Sequence[np.ndarray]) -> list[dict[str, Score]]:
         """`scores` of several sets of features of the same held-out windows, by one probe for each label."""
-        mean = np.nan_to_num(np.nanmean(train, axis=0)) if np.isfinite(train).any() else np.zeros(train.shape[1])
-        train, test = (np.where(np.isfinite(x), x, mean) for x in (train, np.concatenate(tests)))
+        train, test = filled(train, np.concatenate(tests))
         found: list[dict[str, Score]] = [{} for _ in tests]
         for name, target in self.train.items():
             predicted = predict(target, train, test, self.train_log)
@@ -66,6 +64,13 @@ def bench(
         {n: a for n, (a, _) in pairs.items()}, {n: b for n, (_, b) in pairs.items()}, train_log, test_log, weights
     )
     return kept, {name: reason for name, reason in reasons.items() if reason}
+
+
+def filled(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Features (N, F), (M, F) in which a row of NaN, a window without any of the sensors, is the training mean: it says
+    nothing."""
+    mean = np.nan_to_num(np.nanmean(train, axis=0)) if np.isfinite(train).any() else np.zeros(train.shape[1])
+    return np.where(np.isfinite(train), train, mean), np.where(np.isfinite(test), test, mean)
 
 
 def _unit_free(train: Target, test: Target) -> tuple[Target, Target]:

@@ -28,18 +28,20 @@ def predict(target: Target, train: np.ndarray, test: np.ndarray, train_log: np.n
     train (N, F), test (M, F), train_log (N,) number of the log of each training window -> (M,) classes or (M, ...).
     """
     here = target.present
-    x, x_test = _standardise(train[here], test)
+    x, x_test = standardise(train[here], test)
     fit = _logistic if target.is_class else _ridge
     return fit(x, target.values[here], train_log[here], x_test)
 
 
-def _standardise(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def standardise(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both in deviations of the training windows; 0 where those do not vary."""
     mean, std = train.mean(axis=0, dtype=np.float64), train.std(axis=0, dtype=np.float64)
     scale = np.where(std > 1e-6 * max(float(std.max()), 1e-30), std, np.inf)  # a constant feature says nothing
     return (train - mean) / scale, (test - mean) / scale
 
 
-def _folds(log: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+def folds(log: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(fit, check) indices of windows; a log (N,) is never on both sides."""
     return list(GroupKFold(min(FOLDS, len(np.unique(log)))).split(log, groups=log))
 
 
@@ -47,7 +49,7 @@ def _ridge(x: np.ndarray, y: np.ndarray, log: np.ndarray, x_test: np.ndarray) ->
     """Ridge regression; every strength of a fold comes from one eigendecomposition of its covariance."""
     flat = y.reshape(len(y), -1).astype(np.float64)
     error = np.zeros(len(RIDGE_STRENGTHS))
-    for fit, check in _folds(log):
+    for fit, check in folds(log):
         path = _RidgePath(x[fit], flat[fit])
         error += [((path.predict(s, x[check]) - flat[check]) ** 2).sum() for s in RIDGE_STRENGTHS]
     best = RIDGE_STRENGTHS[int(error.argmin())]
@@ -77,15 +79,16 @@ def _logistic(x: np.ndarray, y: np.ndarray, log: np.ndarray, x_test: np.ndarray)
     x, x_test = x.astype(np.float32), x_test.astype(np.float32)
     some = _some_logs(log)
     recall = np.zeros(len(LOGISTIC_STRENGTHS))
-    for fit, check in _folds(log[some]):
+    for fit, check in folds(log[some]):
         fit, check = some[fit], some[check]
         if len(np.unique(y[fit])) > 1:
-            recall += [_recall(y[check], _classified(c, x[fit], y[fit], x[check])) for c in LOGISTIC_STRENGTHS]
+            recall += [recall_of(y[check], _classified(c, x[fit], y[fit], x[check])) for c in LOGISTIC_STRENGTHS]
     best = LOGISTIC_STRENGTHS[int(recall.argmax())]
     return _classified(best, x, y, x_test)
 
 
-def _recall(truth: np.ndarray, predicted: np.ndarray) -> float:
+def recall_of(truth: np.ndarray, predicted: np.ndarray) -> float:
+    """Averaged over the classes of `truth`."""
     return float(np.mean([(predicted[truth == c] == c).mean() for c in np.unique(truth)]))
 
 

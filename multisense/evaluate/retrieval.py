@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from multisense.clips import Windows, collate
-from multisense.evaluate.scores import Score, resamples
+from multisense.evaluate.metrics import share
+from multisense.evaluate.scores import of_sums, resamples
 from multisense.evaluate.table import key
 from multisense.logs.base import SensorLog
 from multisense.run import Run, check_logs
@@ -179,6 +180,6 @@ def summary(found: np.ndarray, log: np.ndarray) -> dict[str, Any]:
     recall = {}
     for k in AT:
         hits = np.bincount(number, weights=(found <= k).ravel())
-        drawn = Score(float((found <= k).mean()), (weights @ hits) / (weights @ counts))
+        drawn = of_sums(np.stack([counts, hits], axis=1)[..., None], share, weights, (0.0, 1.0))
         recall[str(k)] = {**drawn.interval(), "chance": min(k / size, 1.0)}
     return {"recall": recall, "median_rank": float(np.median(found)), "chance_rank": (size + 1) / 2}

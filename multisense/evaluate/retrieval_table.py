@@ -35,7 +35,7 @@ def routes_of(
         raise ValueError(
             f"retrieve from {list(context or ())} to {wanted}: expected different sensors of {list(names)}, some on each side"
         )
-    there = [(tuple(n for n in dict.fromkeys(context or names) if n != target), (target,)) for target in wanted]
+    there = [(tuple(n for n in names if n in (context or names) and n != target), (target,)) for target in wanted]
     around = [way for context, target in there for way in ((context, target), (target, context))]
     return list(dict.fromkeys([*(pairs(names) if context is None and targets is None else []), *around]))
 

@@ -1,15 +1,54 @@
-"""Scores on held-out logs with bootstrap intervals over logs, paired between everything that shares the test logs.
+"""Scores on held-out logs with bootstrap-t intervals over logs, paired between everything that shares the test logs.
 
-A log is the unit: windows of one log resemble one another, so resampling windows would make every interval too narrow.
-Both metrics are functions of sums over logs, so a resample is a weight per log and a thousand of them one product.
+A log, or a group of logs, is the unit: windows of one log resemble one another, so resampling windows would make every
+interval too narrow. Units are drawn with replacement and keep all their windows, which reproduces the variance of nested
+data to first order where drawing windows again inside would add to it (Davison & Hinkley 1997, section 3.8).
+
+Intervals are studentised (bootstrap-t: Hall 1988, Annals of Statistics 16:927; DiCiccio & Efron 1996, Statistical Science
+11:189). The percentile interval is too narrow for few logs and blind to skew. What covers how often is measured in
+tests/test_evaluate_intervals.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from scipy.stats import t as student
+from torch import Tensor
 
+from multisense.evaluate.metrics import METRICS, Bounds, metrics
 from multisense.evaluate.windows import Target
+
+LEAST_ERROR = 0.5
+"""A resample that happens to hold one log many times has next to no standard error; it counts as having this share of
+the score's own, or a few such resamples would set the interval."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How a score depends on its U units (logs, or groups, then seeds), for its standard error and that of every draw.
+
+    In draw k the influence of unit u is gradient[k] . sums[u] (the infinitesimal jackknife; Efron 1982).
+    """
+
+    weights: np.ndarray
+    """(K, U) how often each unit is drawn"""
+    gradient: np.ndarray
+    """(K, P) of the score by the sums it is made of"""
+    sums: np.ndarray
+    """(U, P) of each unit, times sqrt(n / (n - 1)) for n units of its kind"""
+    jackknife: np.ndarray
+    """(U,) what leaving out one unit changes, times sqrt((n - 1) / n)"""
+
+    def errors(self) -> np.ndarray:
+        """(K,) standard error of each draw, from the draw alone."""
+        return np.sqrt((self.weights * (self.gradient @ self.sums.T) ** 2).sum(axis=1))
+
+    def error(self) -> float:
+        """Standard error of the score, by the jackknife: not smaller than the truth where units are few, as the
+        linear one is (Efron & Stein 1981; MacKinnon, Nielsen & Webb 2023 for clusters)."""
+        return float(np.sqrt((self.jackknife**2).sum()))
 
 
 @dataclass(frozen=True)
@@ -19,29 +58,100 @@ class Score:
     value: float
     draws: np.ndarray
     """(K,) the score in each resample; NaN where a resample holds none of the label's windows."""
+    spread: Spread | None = None
+    """None of a constant, and where one log alone says nothing of how logs differ."""
+    bounds: Bounds = (-np.inf, np.inf)
+    """Between which values it can be."""
 
     def __sub__(self, other: "Score") -> "Score":
-        return Score(self.value - other.value, self.draws - other.draws)
+        bounds = self.bounds[0] - other.bounds[1], self.bounds[1] - other.bounds[0]
+        spread = _weighted([self.spread, other.spread], [1.0, -1.0])
+        return Score(self.value - other.value, self.draws - other.draws, spread, bounds)
 
     def floored(self, floor: float) -> "Score":
-        return Score(max(self.value, floor), np.maximum(self.draws, floor))
+        """The greater of the score and `floor`, in every resample."""
+        spread, bounds = self.spread, (max(self.bounds[0], floor), self.bounds[1])
+        if spread is not None:
+            jackknife = np.maximum(self.value + spread.jackknife, floor) - max(self.value, floor)
+            above = np.where(self.draws > floor, 1.0, 0.0)[:, None]
+            spread = Spread(spread.weights, above * spread.gradient, spread.sums, jackknife)
+        return Score(max(self.value, floor), np.maximum(self.draws, floor), spread, bounds)
 
     def interval(self, level: float = 0.95) -> dict[str, float | None]:
-        """{"mean", "low", "high"}: the score and its percentile interval; None where a single log leaves none."""
+        """{"mean", "low", "high"}: the score and its bootstrap-t interval; None where a single log leaves none.
+
+        Neither side is nearer than Student's t would put it: the pivot of a difference of two heavy-tailed errors is
+        drawn too short on the side of its skew (measured: 88 % coverage without this, 94 % with it, on 80 logs).
+        Where all is right in all logs no resample shows an error; then `low` is what the exact binomial interval gives
+        for a log without any (Clopper & Pearson 1934). Without a `spread` it is the percentile interval of the draws.
+        """
+        tails = np.array([50 * (1 - level), 50 * (1 + level)])
         drawn = self.draws[np.isfinite(self.draws)]
         if len(drawn) == 0:
             return {"mean": float(self.value), "low": None, "high": None}
-        low, high = np.percentile(drawn, [50 * (1 - level), 50 * (1 + level)])
+        low, high = np.percentile(drawn, tails) if self.spread is None else self._studentised(self.spread, tails)
         return {"mean": float(self.value), "low": float(low), "high": float(high)}
+
+    def _studentised(self, spread: Spread, tails: np.ndarray) -> np.ndarray:
+        error = spread.error()
+        if error <= 1e-12 * abs(self.value):
+            perfect = self.bounds == (0.0, 1.0) and self.value == 1
+            return np.array([(tails[0] / 100) ** (1 / len(spread.sums)) if perfect else self.value, self.value])
+        pivots = (self.draws - self.value) / np.maximum(spread.errors(), LEAST_ERROR * error)
+        low, high = np.percentile(pivots[np.isfinite(pivots)], tails)
+        least = student.ppf(tails[1] / 100, max(spread.sums.any(axis=1).sum() - 1, 1))
+        return np.clip(self.value - error * np.array([max(high, least), min(low, -least)]), *self.bounds)
+
+
+def _weighted(spreads: Sequence[Spread | None], factors: Sequence[float]) -> Spread | None:
+    """Of a weighted sum of scores over the same units; constants have none."""
+    held = [(s, f) for s, f in zip(spreads, factors, strict=True) if s is not None]
+    if not held:
+        return None
+    units = {len(s.sums) for s, _ in held}
+    if len(units) > 1:
+        raise ValueError(f"scores over {sorted(units)} units cannot be paired: score both on the same logs and seeds")
+    gradient = np.concatenate([f * s.gradient for s, f in held], axis=1)
+    sums = np.concatenate([s.sums for s, _ in held], axis=1)
+    return Spread(held[0][0].weights, gradient, sums, np.sum([f * s.jackknife for s, f in held], axis=0))
 
 
 def constant(value: float, draws: int) -> Score:
-    return Score(value, np.full(draws, value))
+    return Score(value, np.full(draws, value), bounds=(value, value))
 
 
 def mean_score(scores: Sequence[Score]) -> Score:
     """The mean over labels, in every resample: the labels share the test logs, so their errors are not independent."""
-    return Score(float(np.mean([s.value for s in scores])), np.mean([s.draws for s in scores], axis=0))
+    low, high = (float(np.mean([s.bounds[side] for s in scores])) for side in (0, 1))
+    spread = _weighted([s.spread for s in scores], [1 / len(scores)] * len(scores))
+    draws = np.mean([s.draws for s in scores], axis=0)
+    return Score(float(np.mean([s.value for s in scores])), draws, spread, (low, high))
+
+
+def over_seeds(scores: Sequence[Score], seed: int = 0) -> Score:
+    """The mean of scores that differ by a seed alone, with seeds as a second, crossed kind of unit.
+
+    In each resample of logs the seeds are drawn again, too (the pigeonhole bootstrap; Owen 2007, Annals of Applied
+    Statistics 1:386), so that the interval speaks of other logs and other seeds.
+    """
+    spreads = [s.spread for s in scores if s.spread is not None]
+    if len(scores) == 1 or len(spreads) < len(scores):
+        return mean_score(scores)
+    count, each = len(scores), np.stack([s.draws for s in scores], axis=1)
+    drawn = np.random.default_rng((seed, count)).multinomial(count, np.full(count, 1 / count), len(each)) / count
+    draws, values = (drawn * each).sum(axis=1), np.array([s.value for s in scores])
+    gradient = [share[:, None] * s.gradient for share, s in zip(drawn.T, spreads, strict=True)]
+    sums = np.concatenate([s.sums for s in spreads], axis=1)
+    of_seeds = np.sqrt(count / (count - 1)) * np.eye(count)
+    spread = Spread(
+        np.concatenate([spreads[0].weights, drawn * count], axis=1),
+        np.concatenate([*gradient, (each - draws[:, None]) / count], axis=1),
+        np.block([[sums, np.zeros((len(sums), count))], [np.zeros((count, sums.shape[1])), of_seeds]]),
+        np.concatenate(
+            [np.mean([s.jackknife for s in spreads], 0), (values - values.mean()) / np.sqrt(count * (count - 1))]
+        ),
+    )
+    return Score(float(values.mean()), draws, spread, scores[0].bounds)
 
 
 def resamples(logs: int, draws: int = 1000, seed: int = 0) -> np.ndarray:
@@ -52,56 +162,28 @@ def resamples(logs: int, draws: int = 1000, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).multinomial(logs, np.full(logs, 1 / logs), size=draws).astype(np.float64)
 
 
-def score(target: Target, predicted: np.ndarray, log: np.ndarray, weights: np.ndarray) -> Score:
-    """R2 for quantities, balanced accuracy for classes, over the windows where the target is present.
-
-    R2 is variance-weighted over the dimensions of a target (as scikit-learn calls it): a dimension that hardly varies in
-    the held-out logs, an idle joint, would otherwise outweigh all others.
+def score(target: Target, predicted: np.ndarray, log: np.ndarray, weights: np.ndarray, metric: str = "") -> Score:
+    """A metric over the windows where the target is present; by default R2 for quantities, balanced accuracy for classes.
 
     `predicted` (N, ...) and `log` (N,) speak of all windows; `weights` (K, L) are resamples of the L logs.
     """
-    here = target.present
-    sums = _recall_sums if target.is_class else _r2_sums
-    per_log = sums(target.values[here], predicted[here], log[here], weights.shape[1])
-    finish = _balanced_accuracy if target.is_class else _r2
-    return Score(float(finish(per_log.sum(axis=0)[None])[0]), finish(np.tensordot(weights, per_log, axes=1)))
+    chosen = METRICS[metric or metrics(target)[0]]
+    return of_sums(chosen.sums(target, predicted, log, weights.shape[1]), chosen.finish, weights, chosen.bounds)
 
 
-def _per_log(rows: np.ndarray, log: np.ndarray, logs: int) -> np.ndarray:
-    """Sum rows (N, ...) over the windows of each log -> (logs, ...)."""
-    out = np.zeros((logs, *rows.shape[1:]))
-    np.add.at(out, log, rows)
-    return out
-
-
-def _r2_sums(truth: np.ndarray, predicted: np.ndarray, log: np.ndarray, logs: int) -> np.ndarray:
-    """(logs, 4, D): count, sum, sum of squares and squared error of each dimension."""
-    truth, predicted = truth.reshape(len(truth), -1), predicted.reshape(len(truth), -1)
-    rows = np.stack([np.ones_like(truth), truth, truth**2, (truth - predicted) ** 2], axis=1)
-    return _per_log(rows, log, logs)
-
-
-def _r2(sums: np.ndarray) -> np.ndarray:
-    """(K, 4, D) -> (K,): 1 - error / variance, both summed over the dimensions that vary."""
-    count, total, squares, error = np.moveaxis(sums, 1, 0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        spread = squares - total**2 / count
-        varies = spread > 1e-12 * squares
-        error, spread = (np.where(varies, x, 0).sum(axis=1) for x in (error, spread))
-        return np.where(varies.any(axis=1), 1 - error / spread, np.nan)
-
-
-def _recall_sums(truth: np.ndarray, predicted: np.ndarray, log: np.ndarray, logs: int) -> np.ndarray:
-    """(logs, 2, C): windows of each class, and those predicted right."""
-    of_class = truth[:, None] == np.unique(truth)
-    rows = np.stack([of_class, of_class & (predicted == truth)[:, None]], axis=1).astype(np.float64)
-    return _per_log(rows, log, logs)
-
-
-def _balanced_accuracy(sums: np.ndarray) -> np.ndarray:
-    """(K, 2, C) -> (K,): recall averaged over the classes that the resample holds."""
-    count, right = np.moveaxis(sums, 1, 0)
-    held = ~(count <= 0)  # NaN, of a single log, stays
-    recall = np.divide(right, count, out=np.zeros_like(right), where=held)
-    classes = held.sum(axis=1)
-    return np.divide(recall.sum(axis=1), classes, out=np.full(len(sums), np.nan), where=classes > 0)
+def of_sums(sums: np.ndarray, finish: Callable[[Tensor], Tensor], weights: np.ndarray, bounds: Bounds) -> Score:
+    """`finish` of sums (L, ...) over the windows of L logs, and in each of the resamples `weights` (K, L)."""
+    there = np.abs(sums).reshape(len(sums), -1).any(axis=1)
+    count, total = int(there.sum()), torch.from_numpy(sums).sum(0, keepdim=True)
+    value = float(finish(total)[0])
+    if count < 2:
+        return Score(value, np.full(len(weights), np.nan), bounds=bounds)
+    drawn = torch.from_numpy(np.tensordot(weights, sums, axes=1)).requires_grad_()
+    with torch.enable_grad():
+        draws = finish(drawn)
+        (gradient,) = torch.autograd.grad(draws.sum(), drawn)
+    without = finish(total - torch.from_numpy(sums)).numpy()
+    jackknife = np.where(there & np.isfinite(without), without - value, 0.0) * np.sqrt((count - 1) / count)
+    scaled = sums.reshape(len(sums), -1) * np.sqrt(count / (count - 1))
+    spread = Spread(weights, gradient.flatten(1).numpy(), scaled, jackknife)
+    return Score(value, draws.detach().numpy(), spread, bounds)

@@ -60,6 +60,7 @@ class Target:
     present: np.ndarray
     is_class: bool
     classes: tuple[str, ...] = ()
+    units: str = ""
 
 
 class Labelled(Protocol):
@@ -105,7 +106,7 @@ def _target(name: str, logs: Sequence[Labelled], index: Sequence[tuple[int, floa
         if name in log.labels:
             here = number == i
             values[here], present[here] = window_values(log.labels[name], starts_s[here], seconds)
-    return Target(name, values, present, model.is_class, model.classes)
+    return Target(name, values, present, model.is_class, model.classes, model.units)
 
 
 def label_names(*sets: Sequence[Labelled]) -> list[str]:
