@@ -113,8 +113,7 @@ def embed_logs(
     mine = list(zip(groups, logs, strict=True))[shard[0] :: shard[1]]
     for group, log in track([(g, log) for g, log in mine if not done.has(g, log)], "embedding", transient=True):
         try:
-            windows = Windows([Rolling(log, run.grids)], run.grids, settings["window_s"], stride_s)
-            done.write(group, log, _arrays(run.model, windows, settings["sensors"], batch_size))
+            done.write(group, log, log_arrays(run.model, log, stride_s, settings["sensors"], batch_size))
         except LogError as error:
             unreadable[log.name] = str(error)
     groups = [group for group in groups if group not in unreadable]
@@ -219,7 +218,19 @@ def _group_names(logs: Sequence[SensorLog]) -> list[str]:
     return names
 
 
-def _arrays(model: MultiSense, windows: Windows, sensors: Sequence[str], batch_size: int) -> dict[str, np.ndarray]:
+def log_arrays(
+    model: MultiSense, log: SensorLog, stride_s: float, sensors: Sequence[str], batch_size: int = 32
+) -> dict[str, np.ndarray]:
+    """The arrays of a log's group in a file of embeddings, by name; without a window only `starts_s` (0,)."""
+    return window_arrays(
+        model, Windows([Rolling(log, model.grids)], model.grids, model.seconds, stride_s), sensors, batch_size
+    )
+
+
+def window_arrays(
+    model: MultiSense, windows: Windows, sensors: Sequence[str], batch_size: int = 32
+) -> dict[str, np.ndarray]:
+    """`log_arrays` of any windows, in their order."""
     parts = [model.embed(b.to(model.time_s.device), sensors) for b in ahead(batches(windows, batch_size))]
     if not parts:
         return {"starts_s": np.zeros(0)}
