@@ -107,8 +107,8 @@ def embed_logs(
     check_logs(run.config, run.grids, logs)
     _refuse_missing(run, logs, sensors)
     settings = embedding_settings(run, window_s, stride_s, sensors)
-    groups = _group_names(logs)
-    done = _Parts(Path(out), settings)
+    groups = group_names(logs)
+    done = Parts(Path(out), settings)
     unreadable = dict(quarantined or {})
     mine = list(zip(groups, logs, strict=True))[shard[0] :: shard[1]]
     for group, log in track([(g, log) for g, log in mine if not done.has(g, log)], "embedding", transient=True):
@@ -210,7 +210,8 @@ def weights_fingerprint(model: torch.nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def _group_names(logs: Sequence[SensorLog]) -> list[str]:
+def group_names(logs: Sequence[SensorLog]) -> list[str]:
+    """The names of the logs' groups in a file. Raises ValueError where two logs have one name."""
     names = [log.name for log in logs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -250,7 +251,7 @@ def window_arrays(
     return arrays
 
 
-class _Parts:
+class Parts:
     """The embedded logs so far: groups of a finished file `out`, or single files in `<out>.parts`."""
 
     def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:
