@@ -23,8 +23,6 @@ from multisense.logs.base import Picks, SensorLog
 from multisense.run import check_sensors
 from multisense.types import Clip
 
-MOMENT_S = 1e-6
-"""Samples this little after a frame are of the same moment: stamps of 1970 have no finer digits in float64."""
 KEY = "observation.environment_state"
 """What LeRobot calls a vector that is no camera and not the robot's own state; its ACT and Diffusion policies read it."""
 
@@ -32,18 +30,23 @@ KEY = "observation.environment_state"
 class FrameWindows(Windows):
     """For every frame of a log, at `frames_s`, the clip of what was sensed up to it: (frame - seconds, frame].
 
-    The last point of the finest grid is the frame's time; no sample after it is read. Where the log begins within the
-    window, what would lie before is not valid.
+    The last point of the finest grid is the frame's time, that of a slower one at most its period before, as in a clip
+    that training saw. No sample after the frame is read. What would lie before the log's beginning is not valid.
     """
 
     def __init__(self, log: SensorLog, frames_s: np.ndarray, grids: Mapping[str, Grid]):
         self.logs, self.grids, self.frames_s = [Rolling(log, grids)], dict(grids), frames_s
         self.seconds = max((grid.count - 1) / grid.rate_hz for grid in grids.values())
-        self.index = [(0, float(frame) - self.seconds) for frame in frames_s]
+        self.index = [(0, float(frame - self.seconds - _slack(frame))) for frame in frames_s]
 
     def __getitem__(self, item: int) -> Clip:
-        start = self.index[item][1]
-        return read_clip(self.logs[0], start, self.grids, float(self.frames_s[item]) + MOMENT_S - start)
+        start, frame = self.index[item][1], self.frames_s[item]
+        return read_clip(self.logs[0], start, self.grids, float(frame - start + _slack(frame)))
+
+
+def _slack(frame_s: float) -> float:
+    """What rounding may take from either end of a window: ranges are half-open, and this one must hold its frame."""
+    return 4 * float(np.spacing(max(abs(frame_s), 1.0)))
 
 
 @dataclass(frozen=True)
