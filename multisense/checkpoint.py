@@ -20,7 +20,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from multisense.config import ConfigError
 from multisense.objectives.latent import LatentPrediction
-from multisense.run import Run, TrainConfig, load_strictly, open_to_readers, read_tensors, save_tensors, to_disk
+from multisense.run import Run, TrainConfig
+from multisense.weights import load_strictly, open_to_readers, read_tensors, save_tensors, to_disk
 
 SHARD = "4GB"
 

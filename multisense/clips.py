@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -54,6 +54,12 @@ class Grid:
     def bytes(self) -> int:
         """Of one clip of this sensor, as it was sensed: in the sensor's own number type, on the grid."""
         return self.count * math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+def parse_grid(values: Mapping[str, Any]) -> Grid:
+    """A grid as `dataclasses.asdict` and JSON left it."""
+    lists = {name: tuple(values[name]) for name in ("shape", "channels") if name in values}
+    return Grid(**{**values, **lists, "size": None if values["size"] is None else tuple(values["size"])})
 
 
 def read_clip(log: SensorLog, start_s: float, grids: Mapping[str, Grid], seconds: float) -> Clip:

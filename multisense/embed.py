@@ -108,8 +108,8 @@ def embed_logs(
     check_logs(run.config, run.grids, logs)
     _refuse_missing(run, logs, sensors)
     settings = embedding_settings(run, window_s, stride_s, sensors)
-    groups = _group_names(logs)
-    done = _Parts(Path(out), settings)
+    groups = group_names(logs)
+    done = Parts(Path(out), settings)
     unreadable = dict(quarantined or {})
     mine = list(zip(groups, logs, strict=True))[shard[0] :: shard[1]]
     todo = {group: log for group, log in mine if not done.has(group, log)}
@@ -225,12 +225,29 @@ def weights_fingerprint(model: torch.nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def _group_names(logs: Sequence[SensorLog]) -> list[str]:
+def group_names(logs: Sequence[SensorLog]) -> list[str]:
+    """The names of the logs' groups in a file. Raises ValueError where two logs have one name."""
     names = [log.name for log in logs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"two logs are named {twice[:3]}: their groups would be one; embed them into separate files")
     return names
+
+
+def log_arrays(
+    model: MultiSense, log: SensorLog, stride_s: float, sensors: Sequence[str], batch_size: int = 32
+) -> dict[str, np.ndarray]:
+    """The arrays of a log's group in a file of embeddings, by name; without a window only `starts_s` (0,)."""
+    return window_arrays(
+        model, Windows([Rolling(log, model.grids)], model.grids, model.seconds, stride_s), sensors, batch_size
+    )
+
+
+def window_arrays(
+    model: MultiSense, windows: Windows, sensors: Sequence[str], batch_size: int = 32
+) -> dict[str, np.ndarray]:
+    """`log_arrays` of any windows, in their order."""
+    return _arrays(model, ahead(batches(windows, batch_size)), sensors)
 
 
 def _arrays(model: MultiSense, given: Iterable[Batch | LogError], sensors: Sequence[str]) -> dict[str, np.ndarray]:
@@ -259,7 +276,7 @@ def _arrays(model: MultiSense, given: Iterable[Batch | LogError], sensors: Seque
     return arrays
 
 
-class _Parts:
+class Parts:
     """The embedded logs so far: groups of a finished file `out`, or single files in `<out>.parts`."""
 
     def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:

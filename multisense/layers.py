@@ -128,7 +128,8 @@ class Transformer(nn.Module):
 
         `valid` is None where every token is: attention without a mask is the faster kernel.
         """
-        x = torch.cat([self.register.expand(len(x), -1, -1), x], dim=1)
+        # Not len(x), which would make a graph of one size of batch.
+        x = torch.cat([self.register.expand(x.shape[0], -1, -1), x], dim=1)
         cos, sin = self.rotary.table(time_s, place)
         table = F.pad(cos, (0, 0, 1, 0), value=1.0), F.pad(sin, (0, 0, 1, 0))
         mask = None if valid is None else F.pad(valid, (1, 0), value=True)[:, None, None, :]

@@ -1,19 +1,21 @@
 """MultiSense: tokenize, encode, pool. One shared transformer over the tokens of every sensor."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 import torch
 from einops import rearrange
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from multisense.clips import Grid, Windows, collate
-from multisense.config import Config
+from multisense.clips import Grid, Windows, collate, parse_grid
+from multisense.config import Config, parse
 from multisense.layers import Place, Transformer
 from multisense.logs.base import SensorLog
-from multisense.modalities import modality
+from multisense.modalities import modality, parse_sensors
 from multisense.modalities.base import PatchTokenizer, SensorConfig
+from multisense.pretrained import Pretrained
 from multisense.types import Batch, TokenBatch, TokenLayout
 
 
@@ -44,15 +46,23 @@ class Embedding:
     """(B,) whether the sensor has any valid token."""
 
 
-class MultiSense(nn.Module):
+class MultiSense(nn.Module, Pretrained):
     """Tokenizers, one per sensor, and one transformer over all their tokens.
 
-    `sensors` and `grids` are keyed by sensor name, in the order in which tokens stand in the sequence.
+    `sensors` and `grids` are keyed by sensor name, in the order in which tokens stand in the sequence. `seconds` is the
+    length of a clip, by default that of the longest grid. `save_pretrained`, `from_pretrained` and `push_to_hub` are as
+    `multisense.pretrained` says.
     """
 
-    def __init__(self, config: ModelConfig, sensors: Mapping[str, SensorConfig], grids: Mapping[str, Grid]):
+    def __init__(
+        self,
+        config: ModelConfig,
+        sensors: Mapping[str, SensorConfig],
+        grids: Mapping[str, Grid],
+        seconds: float | None = None,
+    ):
         super().__init__()
-        self.config, self.names = config, tuple(sensors)
+        self.config, self.sensors, self.names = config, dict(sensors), tuple(sensors)
         self.tokenizers = nn.ModuleDict(
             {
                 module_name(name): modality(sensor.kind, f"sensors.{name}.kind").Tokenizer(
@@ -69,7 +79,7 @@ class MultiSense(nn.Module):
         self.register_buffer("time_s", torch.cat([time for time, _ in parts]), persistent=False)
         self.register_buffer("place", torch.cat([place for _, place in parts]), persistent=False)
         self.register_buffer("sensor", torch.repeat_interleave(torch.arange(len(parts)), counts), persistent=False)
-        self.seconds = max(grid.seconds for grid in grids.values())
+        self.seconds = max(grid.seconds for grid in grids.values()) if seconds is None else seconds
 
     time_s: Tensor
     place: Tensor
@@ -79,6 +89,25 @@ class MultiSense(nn.Module):
         tokenizer = self.tokenizers[module_name(name)]
         assert isinstance(tokenizer, PatchTokenizer)
         return tokenizer
+
+    @property
+    def grids(self) -> dict[str, Grid]:
+        return {name: self.tokenizer(name).grid for name in self.names}
+
+    def settings(self) -> dict[str, Any]:
+        """Everything but the weights that the model is made from, as JSON holds it."""
+        return {
+            "seconds": self.seconds,
+            "model": self.config.model_dump(mode="json"),
+            "sensors": {name: sensor.model_dump(mode="json") for name, sensor in self.sensors.items()},
+            "grids": {name: asdict(grid) for name, grid in self.grids.items()},
+        }
+
+    @classmethod
+    def of_settings(cls, tree: Mapping[str, Any]) -> Self:
+        """A fresh model of `settings()`. Raises ConfigError for what is not a sensor's or the model's."""
+        grids = {name: parse_grid(values) for name, values in tree["grids"].items()}
+        return cls(parse(ModelConfig, tree["model"], "model"), parse_sensors(tree["sensors"]), grids, tree["seconds"])
 
     @property
     def layout(self) -> TokenLayout:
@@ -141,7 +170,7 @@ class MultiSense(nn.Module):
         return embedding
 
     def _windows(self, log: SensorLog) -> Batch:
-        windows = Windows([log], {n: self.tokenizer(n).grid for n in self.names}, self.seconds, self.seconds)
+        windows = Windows([log], self.grids, self.seconds, self.seconds)
         if not len(windows):
             raise ValueError(f"{log.path}: shorter than one clip of {self.seconds} s")
         return collate([windows[i] for i in range(len(windows))]).to(self.time_s.device)

@@ -20,20 +20,18 @@ from typing import Any, Literal
 import torch
 from omegaconf import OmegaConf
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, SerializeAsAny
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import nn
 
-from multisense.clips import Grid
+from multisense.clips import Grid, parse_grid
 from multisense.config import Config, ConfigError, parse, read_tree
 from multisense.logs import open_logs
 from multisense.logs.base import LogError, SensorLog
 from multisense.logs.files import keep_digests
-from multisense.modalities import modality
+from multisense.modalities import parse_sensors
 from multisense.modalities.base import SensorConfig
 from multisense.model import ModelConfig, MultiSense
 from multisense.objectives.latent import LatentPrediction, ObjectiveConfig
 from multisense.statistics import copy_statistics
+from multisense.weights import load_strictly, to_disk
 
 
 class DataConfig(Config):
@@ -119,13 +117,7 @@ def parse_config(tree: Mapping[str, Any]) -> RunConfig:
     sensors = tree.get("sensors")
     if not isinstance(sensors, Mapping) or not sensors:
         raise ConfigError(f"sensors: expected a mapping of sensor names to settings, found {sensors!r}")
-    typed = {}
-    for name, settings in sensors.items():
-        at = f"sensors.{name}"
-        if not isinstance(settings, Mapping) or "kind" not in settings:
-            raise ConfigError(f"{at}.kind: missing; expected a mapping with the sensor's modality, found {settings!r}")
-        typed[str(name)] = parse(modality(settings["kind"], f"{at}.kind").Config, settings, at)
-    return parse(RunConfig, {**tree, "sensors": typed})
+    return parse(RunConfig, {**tree, "sensors": parse_sensors(sensors)})
 
 
 def make_grids(config: RunConfig, logs: Sequence[SensorLog]) -> dict[str, Grid]:
@@ -142,11 +134,18 @@ def make_grids(config: RunConfig, logs: Sequence[SensorLog]) -> dict[str, Grid]:
 
 def check_logs(config: RunConfig, grids: Mapping[str, Grid], logs: Sequence[SensorLog]) -> None:
     """Raise LogError where a log's sensors are not what the run was made for, naming which and how."""
+    check_sensors(config.sensors, grids, config.data.clip_seconds, logs)
+
+
+def check_sensors(
+    sensors: Mapping[str, SensorConfig], grids: Mapping[str, Grid], seconds: float, logs: Sequence[SensorLog]
+) -> None:
+    """`check_logs` for a model's sensors, their grids and the length of its clips."""
     for log in logs:
         if not any(name in log.sensors for name in grids):
             raise LogError(f"{log.path}: expected some of the sensors {list(grids)}, found {list(log.sensors)}")
         for name in set(grids) & set(log.sensors):
-            found = config.sensors[name].grid(log.sensors[name], config.data.clip_seconds)
+            found = sensors[name].grid(log.sensors[name], seconds)
             for what in ("shape", "dtype", "rate_hz", "channels", "units"):
                 theirs, ours = getattr(found, what), getattr(grids[name], what)
                 unknown = what in ("channels", "units") and not (theirs and ours)
@@ -163,13 +162,14 @@ def build_model(config: RunConfig, grids: Mapping[str, Grid], seed: int) -> Mult
     """A fresh model whose weights are a pure function of the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return MultiSense(config.model, config.sensors, grids)
+        return MultiSense(config.model, config.sensors, grids, config.data.clip_seconds)
 
 
 def build_objective(config: RunConfig, grids: Mapping[str, Grid]) -> LatentPrediction:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
-        objective = LatentPrediction(config.objective, MultiSense(config.model, config.sensors, grids))
+        model = MultiSense(config.model, config.sensors, grids, config.data.clip_seconds)
+        objective = LatentPrediction(config.objective, model)
     objective.recompute_activations(config.train.checkpoint_activations)
     return objective
 
@@ -218,13 +218,6 @@ def write_atomically(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def to_disk(path: Path) -> None:
-    """Wait until a file or folder would survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
-
-
 def holds_run(path: Path) -> bool:
     return (path / "run.json").exists()
 
@@ -257,7 +250,7 @@ def read_run(path: Path) -> tuple[RunConfig, dict[str, Grid], dict[str, Any]]:
             f"{path}: not a run: it has no run.json; make one with `multisense train CONFIG --out {path}`"
         )
     body = json.loads((path / "run.json").read_text())
-    grids = {name: _grid(values) for name, values in body["grids"].items()}
+    grids = {name: parse_grid(values) for name, values in body["grids"].items()}
     return load_config(path / "config.yaml"), grids, body["provenance"]
 
 
@@ -270,12 +263,6 @@ def token_rates(path: Path) -> tuple[dict[str, float], int]:
     return {name: count / seconds for name, count in zip(layout.names, counts, strict=True)}, config.model.width
 
 
-def _grid(values: dict[str, Any]) -> Grid:
-    size = values["size"]
-    lists = {name: tuple(values[name]) for name in ("shape", "channels") if name in values}
-    return Grid(**{**values, **lists, "size": None if size is None else tuple(size)})
-
-
 def open_run(path: Path | str, device: str = "cpu") -> Run:
     """A trained run, its weights loaded strictly."""
     path = Path(path)
@@ -286,53 +273,6 @@ def open_run(path: Path | str, device: str = "cpu") -> Run:
     objective.student.load_state_dict(objective.teacher.state_dict())
     objective = objective.to(device).eval()
     return Run(path, config, grids, objective.teacher, objective, origin)
-
-
-def read_tensors(folder: Path, name: str) -> dict[str, torch.Tensor]:
-    """Tensors of `<folder>/<name>.safetensors`, in one file or in shards. Raises ConfigError where they cannot be read."""
-    files = sorted([*folder.glob(f"{name}.safetensors"), *folder.glob(f"{name}-*-of-*.safetensors")])
-    if not files:
-        raise ConfigError(f"{folder / name}.safetensors: no weights; the run has not saved a checkpoint yet")
-    tensors = {}
-    for file in files:
-        try:
-            tensors |= load_file(file)
-        except SafetensorError as error:
-            raise ConfigError(f"{file}: not readable as safetensors ({error}); it may be cut short") from error
-    return tensors
-
-
-def load_strictly(module: nn.Module, folder: Path, name: str) -> None:
-    """Load `<folder>/<name>` into a module; every missing, unexpected or mis-shaped key is named."""
-    weights, own = read_tensors(folder, name), module.state_dict()
-    wrong = [f"missing {k}" for k in sorted(own.keys() - weights.keys())]
-    wrong += [f"unexpected {k}" for k in sorted(weights.keys() - own.keys())]
-    wrong += [
-        f"{k} is {tuple(weights[k].shape)}, expected {tuple(own[k].shape)}"
-        for k in sorted(own.keys() & weights.keys())
-        if own[k].shape != weights[k].shape
-    ]
-    if wrong:
-        shown = "; ".join(wrong[:6]) + (f"; and {len(wrong) - 6} more" if len(wrong) > 6 else "")
-        raise ConfigError(
-            f"{folder / name}.safetensors: these weights are of another model than the run's configuration: {shown}"
-        )
-    module.load_state_dict(weights)
-
-
-def save_tensors(tensors: Mapping[str, torch.Tensor], file: Path) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
-    open_to_readers(temporary)
-    to_disk(temporary)
-    temporary.replace(file)
-
-
-def open_to_readers(file: Path) -> None:
-    """The mode of any other new file: safetensors lets nobody but the owner read its own."""
-    mask = os.umask(0)
-    os.umask(mask)
-    file.chmod(0o666 & ~mask)
 
 
 FREE_TO_CHANGE = (

@@ -30,12 +30,12 @@ from multisense.run import (
     parse_config,
     provenance,
     resume_differs,
-    save_tensors,
     untrained_model,
     write_atomically,
 )
 from multisense.statistics import fit_statistics
 from multisense.train.guard import make_guard
+from multisense.weights import save_tensors
 
 
 @pytest.fixture

@@ -3,9 +3,12 @@
 import importlib
 import importlib.util
 import pkgutil
+from collections.abc import Mapping
 from types import ModuleType
+from typing import Any
 
-from multisense.config import ConfigError, suggest
+from multisense.config import ConfigError, parse, suggest
+from multisense.modalities.base import SensorConfig
 
 
 def kinds() -> list[str]:
@@ -29,3 +32,14 @@ def modality(kind: str, at: str = "kind") -> ModuleType:
             f"'{outside}' with Config, Tokenizer and example)"
         )
     return importlib.import_module(outside)
+
+
+def parse_sensors(tree: Mapping[str, Any]) -> dict[str, SensorConfig]:
+    """Settings by sensor name -> configurations, each parsed by its own kind's `Config`. Raises ConfigError."""
+    typed: dict[str, SensorConfig] = {}
+    for name, settings in tree.items():
+        at = f"sensors.{name}"
+        if not isinstance(settings, Mapping) or "kind" not in settings:
+            raise ConfigError(f"{at}.kind: missing; expected a mapping with the sensor's modality, found {settings!r}")
+        typed[str(name)] = parse(modality(settings["kind"], f"{at}.kind").Config, settings, at)
+    return typed

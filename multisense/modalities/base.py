@@ -76,7 +76,7 @@ class Stem(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         flat = rearrange(patches, "b n t h w c -> (b n) (t c) h w")
-        return rearrange(self.net(flat), "(b n) d -> b n d", b=len(patches))
+        return rearrange(self.net(flat), "(b n) d -> b n d", n=patches.shape[1])
 
 
 def _init_convolution(module: nn.Module) -> None:
