@@ -211,11 +211,33 @@ def ablate(
     stride: Annotated[
         float | None, typer.Option(help="Seconds from one probed window to the next; half a clip by default.")
     ] = None,
+    retrain: Annotated[
+        bool, typer.Option("--retrain", help="Also train a model for every subset of the sensors: retrain.json.")
+    ] = False,
+    without: Annotated[
+        str | None,
+        typer.Option(help="Train without these parts of the objective: block,cross,causal,signal,contrast,ema."),
+    ] = None,
+    grid: Annotated[
+        Path | None, typer.Option(help="Train each arm of a YAML file {arm: {key.path: value}}: objective.json.")
+    ] = None,
+    on: Annotated[str, typer.Option(help="Where arms are trained: here, processes or ray.")] = "here",
+    workers: Annotated[int, typer.Option(min=1, help="Arms at once, with --on processes.")] = 2,
 ) -> None:
-    """Which sense mattered: every subset of sensors x every label, on held-out logs, beside the baselines."""
-    from multisense.evaluate.ablation import ablate_path
+    """Which sense mattered for which label: every subset of sensors, beside an untrained network and raw signals."""
+    if retrain:
+        from multisense.arms.commands import show_retrained
 
-    console.print(ablate_path(run, logs, out, stride))
+        show_retrained(run, logs, out, stride, on, workers, console)
+    if without or grid:
+        from multisense.arms.commands import show_objective
+
+        parts = without.split(",") if without else []
+        show_objective(run, logs, out, parts, grid, stride, on, workers, console)
+    if not (retrain or without or grid):
+        from multisense.evaluate.ablation import ablate_path
+
+        console.print(ablate_path(run, logs, out, stride))
 
 
 @app.command()

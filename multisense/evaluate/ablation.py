@@ -26,13 +26,15 @@ from multisense.embed import batches, embed_subsets, weights_fingerprint
 from multisense.evaluate.bench import Bench, bench
 from multisense.evaluate.plots import heat_map
 from multisense.evaluate.raw import compress, joint, raw_features
-from multisense.evaluate.scores import Score
-from multisense.evaluate.table import Tree, describe, key, rich_table, subsets, tabulate, write_ablation
+from multisense.evaluate.shuffle import shuffled
+from multisense.evaluate.table import Scores, Tree, describe, key, rich_table, subsets, tabulate, write_ablation
 from multisense.evaluate.windows import SignalLabels, label_names, targets
 from multisense.logs.base import SensorLog
 from multisense.logs.open import open_logs
 from multisense.modalities import touch
+from multisense.model import MultiSense
 from multisense.run import Run, check_logs, open_run, training_logs, untrained_model
+from multisense.types import Batch
 
 Features = dict[str, np.ndarray]
 """{"fused:camera+mic" | "untrained:..." | "raw:camera": (N, F)} of the same N windows"""
@@ -56,11 +58,7 @@ def ablate(
     clips at `stride_s` (half a clip by default). Returns the tree of ablation.json.
     """
     sides = prepare(run, test_logs, train_logs, stride_s, seed)
-    features = [_features(run, windows, seed, batch_size) for windows in (sides.train, sides.test)]
-    tree = _probe(run.model.names, sides.kept, *features)
-    describe(tree, sides.kept)
-    tree["skipped"] = sides.skipped
-    tree["provenance"] = provenance(run, sides, "ablation")
+    tree = tabulate_drop(run, sides, measure(run, sides, seed, batch_size))
     write_ablation(tree, Path(out))
     heat_map(tree, Path(out) / "ablation.png")
     return tree
@@ -166,7 +164,45 @@ def _bench(train: Windows, test: Windows, seconds: float, seed: int) -> tuple[Be
     return bench(known[0], known[1], numbers[0], numbers[1], seed=seed)
 
 
-def _features(run: Run, windows: Windows, seed: int, batch_size: int) -> Features:
+def measure(
+    run: Run, sides: Sides, seed: int, batch_size: int, others: Mapping[str, Sequence[MultiSense]] | None = None
+) -> dict[str, Scores]:
+    """Every set of features that `tabulate_drop` needs, probed: {"fused:camera+mic" | "untrained:..." | "raw:..." |
+    "shuffled:mic": scores}; and under their own names `others`, each the vectors of some models one after the other."""
+    names = run.model.names
+    train, test = (_features(run, windows, seed, batch_size, others or {}) for windows in (sides.train, sides.test))
+    swapped = shuffled(run, sides.test, seed, batch_size) if len(names) > 1 else {}
+    raw = compress(*({n: side.pop(f"raw:{n}") for n in names} for side in (train, test)), sensors=names)
+    for side, small in zip((train, test), raw, strict=True):
+        side |= {f"raw:{name}": values for name, values in small.items()}
+        side[f"raw:{key(names)}"] = joint(small, names)
+    whole = f"fused:{key(names)}"
+    found = _scores(sides.kept, train, {n: [x, *(swapped.values() if n == whole else ())] for n, x in test.items()})
+    scores = {name: of[0] for name, of in found.items()}
+    return scores | {f"shuffled:{name}": of for name, of in zip(swapped, found[whole][1:], strict=True)}
+
+
+def tabulate_drop(run: Run, sides: Sides, scores: Mapping[str, Scores]) -> Tree:
+    """The tree of ablation.json from what was measured."""
+    names = run.model.names
+    tree = tabulate(
+        names,
+        fused={key(s): scores[f"fused:{key(s)}"] for s in subsets(names)},
+        baselines=baselines(run, sides, scores),
+        by_sensor={f"{b}:{name}": scores[f"{b}:{name}"] for b in ("untrained", "raw") for name in names},
+        shuffled={name: scores[f"shuffled:{name}"] for name in names if f"shuffled:{name}" in scores},
+    )
+    describe(tree, sides.kept)
+    return {**tree, "skipped": sides.skipped, "provenance": provenance(run, sides, "ablation")}
+
+
+def baselines(run: Run, sides: Sides, scores: Mapping[str, Scores]) -> dict[str, Scores]:
+    return {b: scores[f"{b}:{key(run.model.names)}"] for b in ("untrained", "raw")} | {"chance": sides.kept.chance()}
+
+
+def _features(
+    run: Run, windows: Windows, seed: int, batch_size: int, others: Mapping[str, Sequence[MultiSense]]
+) -> Features:
     """Every set of features of every window, in one pass over the data."""
     names = run.model.names
     untrained = untrained_model(run, seed).to(run.model.time_s.device)
@@ -180,35 +216,24 @@ def _features(run: Run, windows: Windows, seed: int, batch_size: int) -> Feature
         here = {f"fused:{key(s)}": x for s, x in embed_subsets(run.model, batch, subsets(names)).items()}
         here |= {f"untrained:{key(s)}": x for s, x in embed_subsets(untrained, batch, singles_and_all).items()}
         here |= {f"raw:{name}": x for name, x in raw_features(batch, rates_hz, scales).items()}
+        here |= {name: np.concatenate([_whole(m, batch) for m in models], axis=1) for name, models in others.items()}
         parts.append(here)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _probe(names: tuple[str, ...], kept: Bench, train: Features, test: Features) -> Tree:
-    raw = compress(*({n: side[f"raw:{n}"] for n in names} for side in (train, test)), sensors=names)
-    sides: list[Features] = []
-    for side, small in zip((train, test), raw, strict=True):
-        learned = {k: v for k, v in side.items() if not k.startswith("raw:")}
-        alone = {f"raw:{name}": values for name, values in small.items()}
-        sides.append(learned | alone | {f"raw:{key(names)}": joint(small, names)})
-    scores = _scores(kept, *sides)
-    return tabulate(
-        names,
-        fused={key(s): scores[f"fused:{key(s)}"] for s in subsets(names)},
-        baselines={b: scores[f"{b}:{key(names)}"] for b in ("untrained", "raw")} | {"chance": kept.chance()},
-        by_sensor={f"{b}:{name}": scores[f"{b}:{name}"] for b in ("untrained", "raw") for name in names},
-    )
+def _whole(model: MultiSense, batch: Batch) -> np.ndarray:
+    return embed_subsets(model, batch, [model.names])[model.names]
 
 
-def _scores(kept: Bench, train: Features, test: Features) -> dict[str, Mapping[str, Score]]:
-    """Every set of features probed, on as many threads as torch may use.
+def _scores(kept: Bench, train: Features, tests: Mapping[str, Sequence[np.ndarray]]) -> Mapping[str, Sequence[Scores]]:
+    """Every set of features probed, on as many threads as torch may use, and scored on each of its held-out ones.
 
     Probes are thousands of small products: on a busy machine several BLAS threads in each make them 50 times slower.
     """
     with threadpool_limits(1), warnings.catch_warnings(), ThreadPoolExecutor(torch.get_num_threads()) as pool:
         warnings.simplefilter("ignore", ConvergenceWarning)  # see probe.py; its own filter is not one thread's alone
-        found = pool.map(lambda name: kept.scores(train[name], test[name]), train)
-        return dict(zip(train, track(found, "probing", total=len(train), transient=True), strict=True))
+        found = pool.map(lambda name: kept.scores_of_each(train[name], tests[name]), train)
+        return dict(zip(train, map(list, track(found, "probing", total=len(train), transient=True)), strict=True))
 
 
 def provenance(run: Run, sides: Sides, what: str) -> dict[str, Any]:

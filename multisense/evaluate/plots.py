@@ -39,7 +39,7 @@ def heat_map(tree: Tree, path: Path) -> None:
 
 
 def _cells(axes: Axes, rows: Sequence[tuple[str, Mapping[str, Any]]], kind: str, columns: Sequence[str]) -> None:
-    values = np.array([[part[kind][column]["mean"] for column in columns] for _, part in rows])
+    values = np.array([[part[kind][column]["mean"] for column in columns] for _, part in rows], float)  # None: NaN
     axes.imshow(values, cmap=CMAP, vmin=0, vmax=1, aspect="auto")
     for y, (_, part) in enumerate(rows):
         for x, column in enumerate(columns):

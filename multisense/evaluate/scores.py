@@ -9,8 +9,9 @@ Intervals are studentised (bootstrap-t: Hall 1988, Annals of Statistics 16:927; 
 tests/test_evaluate_intervals.py.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 from multisense.evaluate.metrics import METRICS, Bounds, metrics
 from multisense.evaluate.windows import Target
 
+K = TypeVar("K", bound=Hashable)
 LEAST_ERROR = 0.5
 """A resample that happens to hold one log many times has next to no standard error; it counts as having this share of
 the score's own, or a few such resamples would set the interval."""
@@ -50,6 +52,10 @@ class Spread:
         linear one is (Efron & Stein 1981; MacKinnon, Nielsen & Webb 2023 for clusters)."""
         return float(np.sqrt((self.jackknife**2).sum()))
 
+    def freedom(self) -> int:
+        """Degrees of freedom: the units that the score depends on, less one."""
+        return max(int(self.sums.any(axis=1).sum()) - 1, 1)
+
 
 @dataclass(frozen=True)
 class Score:
@@ -64,9 +70,7 @@ class Score:
     """Between which values it can be."""
 
     def __sub__(self, other: "Score") -> "Score":
-        bounds = self.bounds[0] - other.bounds[1], self.bounds[1] - other.bounds[0]
-        spread = _weighted([self.spread, other.spread], [1.0, -1.0])
-        return Score(self.value - other.value, self.draws - other.draws, spread, bounds)
+        return weighted([self, other], [1.0, -1.0])
 
     def floored(self, floor: float) -> "Score":
         """The greater of the score and `floor`, in every resample."""
@@ -78,7 +82,8 @@ class Score:
         return Score(max(self.value, floor), np.maximum(self.draws, floor), spread, bounds)
 
     def interval(self, level: float = 0.95) -> dict[str, float | None]:
-        """{"mean", "low", "high"}: the score and its bootstrap-t interval; None where a single log leaves none.
+        """{"mean", "low", "high"}: the score and its bootstrap-t interval; None where a single log leaves none, and of
+        what was never measured.
 
         Neither side is nearer than Student's t would put it: the pivot of a difference of two heavy-tailed errors is
         drawn too short on the side of its skew (measured: 88 % coverage without this, 94 % with it, on 80 logs).
@@ -87,20 +92,44 @@ class Score:
         """
         tails = np.array([50 * (1 - level), 50 * (1 + level)])
         drawn = self.draws[np.isfinite(self.draws)]
+        if not np.isfinite(self.value):
+            return {"mean": None, "low": None, "high": None}
         if len(drawn) == 0:
             return {"mean": float(self.value), "low": None, "high": None}
         low, high = np.percentile(drawn, tails) if self.spread is None else self._studentised(self.spread, tails)
         return {"mean": float(self.value), "low": float(low), "high": float(high)}
+
+    def p_value(self) -> float:
+        """Two-sided p of the score being 0: below .05 exactly where the 95 % interval leaves 0 out.
+
+        Student's t, stretched so that its .975 quantile is that of the bootstrap's pivot on the side of 0: a thousand
+        draws say nothing of their own about p below .001, which a correction for many comparisons asks for. 1 where
+        nothing says how the score varies.
+        """
+        if self.spread is None or not np.isfinite(self.value):
+            return 1.0
+        error = self.spread.error()
+        if error <= 1e-12 * abs(self.value):
+            return 0.0 if self.value else 1.0
+        low, high = self._pivots(self.spread, error, np.array([2.5, 97.5]))
+        freedom = self.spread.freedom()
+        stretch = (high if self.value > 0 else -low) / student.ppf(0.975, freedom)
+        return float(2 * student.sf(abs(self.value) / error / stretch, freedom))
 
     def _studentised(self, spread: Spread, tails: np.ndarray) -> np.ndarray:
         error = spread.error()
         if error <= 1e-12 * abs(self.value):
             perfect = self.bounds == (0.0, 1.0) and self.value == 1
             return np.array([(tails[0] / 100) ** (1 / len(spread.sums)) if perfect else self.value, self.value])
+        low, high = self._pivots(spread, error, tails)
+        return np.clip(self.value - error * np.array([high, low]), *self.bounds)
+
+    def _pivots(self, spread: Spread, error: float, tails: np.ndarray) -> tuple[float, float]:
+        """(low, high) quantiles of the pivot, neither nearer to 0 than Student's t."""
         pivots = (self.draws - self.value) / np.maximum(spread.errors(), LEAST_ERROR * error)
         low, high = np.percentile(pivots[np.isfinite(pivots)], tails)
-        least = student.ppf(tails[1] / 100, max(spread.sums.any(axis=1).sum() - 1, 1))
-        return np.clip(self.value - error * np.array([max(high, least), min(low, -least)]), *self.bounds)
+        least = student.ppf(tails[1] / 100, spread.freedom())
+        return float(min(low, -least)), float(max(high, least))
 
 
 def _weighted(spreads: Sequence[Spread | None], factors: Sequence[float]) -> Spread | None:
@@ -120,12 +149,39 @@ def constant(value: float, draws: int) -> Score:
     return Score(value, np.full(draws, value), bounds=(value, value))
 
 
+def unknown(draws: int) -> Score:
+    """Of what could not be measured; so is everything that is made of it."""
+    return Score(np.nan, np.full(draws, np.nan))
+
+
+def known_value(score: Score) -> float:
+    """To order scores by: what is unknown comes last of the best."""
+    return score.value if np.isfinite(score.value) else -np.inf
+
+
+def weighted(scores: Sequence[Score], factors: Sequence[float]) -> Score:
+    """A weighted sum of scores over the same resampled logs, in every resample: their errors are not independent."""
+    ends = np.array([sorted((f * s.bounds[0], f * s.bounds[1])) for s, f in zip(scores, factors, strict=True)])
+    spread = _weighted([s.spread for s in scores], factors)
+    value = float(np.dot(factors, [s.value for s in scores]))
+    low, high = ends.sum(axis=0)
+    return Score(value, np.tensordot(np.asarray(factors), np.stack([s.draws for s in scores]), 1), spread, (low, high))
+
+
 def mean_score(scores: Sequence[Score]) -> Score:
-    """The mean over labels, in every resample: the labels share the test logs, so their errors are not independent."""
-    low, high = (float(np.mean([s.bounds[side] for s in scores])) for side in (0, 1))
-    spread = _weighted([s.spread for s in scores], [1 / len(scores)] * len(scores))
-    draws = np.mean([s.draws for s in scores], axis=0)
-    return Score(float(np.mean([s.value for s in scores])), draws, spread, (low, high))
+    """The mean over labels, which share the test logs."""
+    return weighted(scores, [1 / len(scores)] * len(scores))
+
+
+def compared(differences: Mapping[K, Score]) -> dict[K, dict[str, float | None]]:
+    """{"mean", "low", "high", "p"} of a family of differences: p is Holm's (1979, Scandinavian Journal of Statistics
+    6:65), so that in a family without any difference none has p < .05 in 95 % of cases."""
+    by_size = sorted(differences, key=lambda name: differences[name].p_value())
+    found, least = {}, 0.0
+    for at, name in enumerate(by_size):
+        least = max(least, min(1.0, (len(by_size) - at) * differences[name].p_value()))
+        found[name] = {**differences[name].interval(), "p": least}
+    return {name: found[name] for name in differences}
 
 
 def over_seeds(scores: Sequence[Score], seed: int = 0) -> Score:

@@ -3,7 +3,7 @@
 import csv
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from multisense.evaluate.bench import Bench
-from multisense.evaluate.scores import Score, mean_score
+from multisense.evaluate.information import shapley, shares
+from multisense.evaluate.scores import Score, compared, known_value, mean_score
 
 Tree = dict[str, Any]
 Scores = Mapping[str, Score]
@@ -36,46 +37,72 @@ def key(sensors: Sequence[str]) -> str:
 
 
 def tabulate(
-    names: Sequence[str], fused: Mapping[str, Scores], baselines: Mapping[str, Scores], by_sensor: Mapping[str, Scores]
+    names: Sequence[str],
+    fused: Mapping[str, Scores],
+    baselines: Mapping[str, Scores],
+    by_sensor: Mapping[str, Scores],
+    shuffled: Mapping[str, Scores] | None = None,
 ) -> Tree:
     """The tree of `ablation.json`, without provenance.
 
     `fused` {subset key: scores}; `baselines` untrained, raw, chance; `by_sensor` the same for one sensor alone, keyed
-    "untrained:camera". `synergy` = all sensors - best single one; `needs[sensor]` = what removing it costs. Both, and
-    the differences in `mean`, are paired over the same resampled logs.
+    "untrained:camera"; `shuffled` all sensors, one of them of another log. For every label and for the mean over labels:
+    `synergy` = all sensors - best single one; `needs[sensor]` = what removing it costs; `differences` to the baselines
+    and, of the mean, to each sensor alone; `shuffle`; `shares` and, where all subsets are there, `shapley`. All of these
+    are paired over the same resampled logs; p of `needs` and `differences` are Holm's over all labels, and of the mean.
     """
-    labels = list(next(iter(fused.values())))
-    tree: Tree = {"labels": {label: _label(names, label, fused, baselines, by_sensor) for label in labels}}
-    means = {k: mean_score([s[label].floored(FLOOR) for label in labels]) for k, s in {**fused, **baselines}.items()}
-    whole = means[key(names)]
-    against = [b for b in baselines if b != "chance"] + [name for name in names if name != key(names)]
-    tree["mean"] = {
-        "subsets": {k: means[k].interval() for k in fused},
-        "baselines": {k: means[k].interval() for k in baselines},
-        "differences": {f"fused-{other}": (whole - means[other]).interval() for other in against},
-        "floor": FLOOR,
-    }
+    columns = {**fused, **baselines, **{f"shuffled:{n}": s for n, s in (shuffled or {}).items()}}
+    at, mean = by_label(columns)
+    learned = [b for b in baselines if b != "chance"]
+    tree: Tree = {"labels": {}, "mean": {**_part(names, fused, baselines, mean), "floor": FLOOR}}
+    for label in at:
+        alone = {k: scores[label].interval() for k, scores in by_sensor.items()}
+        tree["labels"][label] = {**_part(names, fused, baselines, at[label]), "by_sensor": alone}
+    _compare(names, {label: (tree["labels"][label], at[label]) for label in at}, learned)
+    _compare(names, {"mean": (tree["mean"], mean)}, learned + [name for name in names if len(names) > 1])
+    tree["mean"]["differences"] = {f"fused-{k}": cell for k, cell in tree["mean"]["differences"].items()}
     return tree
 
 
-def _label(
-    names: Sequence[str],
-    label: str,
-    fused: Mapping[str, Scores],
-    baselines: Mapping[str, Scores],
-    by_sensor: Mapping[str, Scores],
+def by_label(columns: Mapping[str, Scores]) -> tuple[dict[str, dict[str, Score]], dict[str, Score]]:
+    """{label: {column: score}}, and {column: mean over labels}, in which less than FLOOR counts as FLOOR."""
+    labels = list(next(iter(columns.values())))
+    at = {label: {k: scores[label] for k, scores in columns.items()} for label in labels}
+    return at, {k: mean_score([s[label].floored(FLOOR) for label in labels]) for k, s in columns.items()}
+
+
+def _part(
+    names: Sequence[str], fused: Mapping[str, Scores], baselines: Mapping[str, Scores], found: Mapping[str, Score]
 ) -> Tree:
-    whole = fused[key(names)][label]
-    best = max(names, key=lambda name: fused[name][label].value)
-    without = {name: key([n for n in names if n != name]) for name in names} if len(names) > 1 else {}
-    return {
-        "subsets": {k: scores[label].interval() for k, scores in fused.items()},
-        "baselines": {k: scores[label].interval() for k, scores in baselines.items()},
-        "by_sensor": {k: scores[label].interval() for k, scores in by_sensor.items()},
-        "synergy": {"best_single": best, **(whole - fused[best][label]).interval()},
-        "needs": {name: (whole - fused[rest][label]).interval() for name, rest in without.items()},
-        "differences": {k: (whole - s[label]).interval() for k, s in baselines.items() if k != "chance"},
+    """What the tree says of one label, or of the mean, but for differences with p."""
+    whole, by_subset = found[key(names)], {s: found[key(s)] for s in subsets(names)}
+    best = max(names, key=lambda name: known_value(found[name]))
+    part: Tree = {
+        "subsets": {k: found[k].interval() for k in fused},
+        "baselines": {k: found[k].interval() for k in baselines},
+        "synergy": {"best_single": best, **(whole - found[best]).interval()},
+        "shares": {
+            name: {kind: share.interval() for kind, share in kinds.items()}
+            for name, kinds in shares(names, by_subset, found["chance"]).items()
+        },
+        "shuffle": {n: (whole - found[f"shuffled:{n}"]).interval() for n in names if f"shuffled:{n}" in found},
     }
+    if len(by_subset) == 2 ** len(names) - 1:
+        values = shapley(names, by_subset, found["chance"])
+        part["shapley"] = {name: value.interval() for name, value in values.items()}
+    return part
+
+
+def _compare(
+    names: Sequence[str], parts: Mapping[str, tuple[Tree, Mapping[str, Score]]], against: Sequence[str]
+) -> None:
+    """Add `needs` and `differences` of these rows, each a family of comparisons."""
+    rest = {name: key([n for n in names if n != name]) for name in names} if len(names) > 1 else {}
+    for what, others in (("needs", rest), ("differences", {other: other for other in against})):
+        gaps = {(r, o): at[key(names)] - at[others[o]] for r, (_, at) in parts.items() for o in others}
+        cells = compared(gaps)
+        for row, (part, _) in parts.items():
+            part[what] = {other: cells[row, other] for other in others}
 
 
 def describe(tree: Tree, kept: Bench) -> None:
@@ -90,18 +117,28 @@ def describe(tree: Tree, kept: Bench) -> None:
         }
 
 
-def write_ablation(tree: Tree, out: Path) -> None:
-    """`ablation.json` and `ablation.csv` (one row per label and set of features) in the folder `out`."""
+def write_ablation(tree: Tree, out: Path, name: str = "ablation") -> None:
+    """`<name>.json` and `<name>.csv` (one row per label and score or difference) in the folder `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / "ablation.json").write_text(json.dumps(tree, indent=1) + "\n")
-    with open(out / "ablation.csv", "w", newline="") as file:
+    (out / f"{name}.json").write_text(json.dumps(tree, indent=1) + "\n")
+    with open(out / f"{name}.csv", "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["label", "metric", "kind", "features", "mean", "low", "high"])
-        for name, part in [*tree["labels"].items(), ("mean", tree["mean"])]:
-            for kind in ("subsets", "baselines", "by_sensor", "differences"):
-                for features, s in part.get(kind, {}).items():
-                    row = [name, part.get("metric", ""), kind, features, s["mean"], s["low"], s["high"]]
-                    writer.writerow(row)
+        writer.writerow(["label", "metric", "kind", "features", "mean", "low", "high", "p"])
+        for label, part in [*tree["labels"].items(), ("mean", tree["mean"])]:
+            for kind, features, cell in _rows(part):
+                row = [label, part.get("metric", ""), kind, features, cell["mean"], cell["low"], cell["high"]]
+                writer.writerow([*row, cell.get("p", "")])
+
+
+def _rows(part: Tree) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """(kind, features, cell) of everything in a label's part of the tree that is a score or a difference."""
+    for kind, cells in part.items():
+        if kind == "synergy":
+            yield kind, cells["best_single"], cells
+        elif kind == "shares":
+            yield from ((share, name, cell) for name, of in cells.items() for share, cell in of.items())
+        elif kind not in ("windows", "logs") and isinstance(cells, Mapping):
+            yield from ((kind, features, cell) for features, cell in cells.items())
 
 
 def text(cell: Mapping[str, float | None], interval: bool = True) -> str:
@@ -116,9 +153,10 @@ def _short(value: float | None) -> str:
     return re.sub(r"^(-?)0\.", r"\1.", f"{value:.2f}").replace("-.00", ".00")
 
 
-def rich_table(tree: Tree) -> Table:
+def rich_table(
+    tree: Tree, title: str = "linear probes on held-out logs: R2 for quantities, balanced accuracy for classes"
+) -> Table:
     """Sets of features down (every subset, then the baselines), labels across."""
-    title = "linear probes on held-out logs: R2 for quantities, balanced accuracy for classes"
     table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     parts = [*tree["labels"].items(), ("mean", tree["mean"])]
     table.add_column("sensors", max_width=15)
