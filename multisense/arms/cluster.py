@@ -22,8 +22,8 @@ def on_ray(arms: Sequence[Arm]) -> Iterator[tuple[Arm, str]]:
     if not ray.is_initialized():
         ray.init(log_to_driver=False)
     gpus = int(bool(ray.cluster_resources().get("GPU")))
-    task = ray.remote(attempt).options(max_retries=0, max_calls=1, num_cpus=1, num_gpus=gpus)
-    waiting = {task.remote(arm, 1): arm for arm in arms}
+    task = ray.remote(_train).options(max_retries=0, max_calls=1, num_cpus=1, num_gpus=gpus)
+    waiting = {task.remote(arm): arm for arm in arms}
     while waiting:
         (done,), _ = ray.wait(list(waiting))
         arm = waiting.pop(done)
@@ -31,3 +31,7 @@ def on_ray(arms: Sequence[Arm]) -> Iterator[tuple[Arm, str]]:
             yield arm, ray.get(done)
         except RayError as error:
             yield arm, f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+
+
+def _train(arm: Arm) -> str:
+    return attempt(arm, threads=1)
