@@ -22,7 +22,7 @@ def on_ray(arms: Sequence[Arm]) -> Iterator[tuple[Arm, str]]:
     if not ray.is_initialized():
         ray.init(log_to_driver=False)
     gpus = int(bool(ray.cluster_resources().get("GPU")))
-    task = ray.remote(_train).options(max_retries=0, max_calls=1, num_cpus=1, num_gpus=gpus)
+    task = ray.remote(_train).options(max_retries=0, num_cpus=1, num_gpus=gpus)
     waiting = {task.remote(arm): arm for arm in arms}
     while waiting:
         (done,), _ = ray.wait(list(waiting))
