@@ -287,7 +287,7 @@ def view(
     """A log in the Rerun viewer: every stream; by a run also tokens kept and hidden, errors, the embedding over time."""
     from multisense.view.show import show
 
-    console.print(show(logs, run, log, save, seed), markup=False, highlight=False)
+    console.print(show(logs, run, log, save, seed), markup=False, highlight=False, soft_wrap=True)
 
 
 def main() -> None:

@@ -77,7 +77,7 @@ def name_errors(rec: rr.RecordingStream, names: Sequence[str]) -> None:
     for context, target in routes(names):
         colour = names.index(context[0]) if len(context) == 1 else len(names)
         name_series(rec, _error_path(context, target), [title(context)], colour)
-    for target in names:
+    for target in {target for _, target in routes(names)}:
         line = rr.SeriesLines(names=[MEAN], colors=[[130, 130, 130]], widths=[1.0])
         rec.log(_error_path((), target), line, static=True)
 

@@ -44,7 +44,8 @@ def _recording(log: SensorLog) -> rrb.Container:
     over_time += _labels(log)
     about = rrb.TextDocumentView(origin="about", name="about")
     left = rrb.Vertical(rrb.Grid(*seen), about, row_shares=[3, 1]) if seen else about
-    return rrb.Horizontal(left, rrb.Vertical(*over_time), column_shares=[2, 3], name="recording")
+    right = [rrb.Vertical(*over_time)] if over_time else []
+    return rrb.Horizontal(left, *right, column_shares=[2, 3][: 1 + len(right)], name="recording")
 
 
 def _series(origin: str, title: str) -> rrb.TimeSeriesView:
