@@ -16,7 +16,7 @@ from multisense.run import Run
 from multisense.view.latents import name_errors, send_embedding, send_errors
 from multisense.view.layout import blueprint
 from multisense.view.streams import send_streams
-from multisense.view.tokens import end_tokens, name_states, send_tokens
+from multisense.view.tokens import name_states, send_tokens
 
 
 def record(log: SensorLog, run: Run | None, save: Path | None, seed: int) -> int:
@@ -64,5 +64,4 @@ def send_run(rec: rr.RecordingStream, run: Run, windows: Windows, seed: int) -> 
         send_errors(rec, run.objective, batch)
         embeddings.append(run.model.embed(batch))
         starts += batch.starts_s
-    end_tokens(rec, starts[-1] + windows.seconds)
     send_embedding(rec, np.array(starts), embeddings)

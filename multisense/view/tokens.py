@@ -8,7 +8,7 @@ from multisense.masking import Mask, draw_masks
 from multisense.modalities.base import PatchTokenizer
 from multisense.run import Run
 from multisense.types import Batch, TokenLayout
-from multisense.view.send import classes, clock, path, pictures
+from multisense.view.send import classes, path, pictures
 
 ABSENT, KEPT, HIDDEN = 0, 1, 2
 """What a token is in one window: no real data, seen by the student, to be predicted."""
@@ -41,6 +41,8 @@ def send_tokens(rec: rr.RecordingStream, run: Run, batch: Batch, first: int, see
     tokens/<camera>/frame    the frames at the size in which the model sees them, at the times of its grid
     tokens/<camera>/mask     class of the patch each pixel belongs to, at the beginning of each token's time
     tokens/<sensor>/raster   of all others, at a window's start: time to the right, place or low to high tones upwards
+
+    A viewer shows the last of each until the next begins, so also after the last window.
     """
     valid = run.model.token_valid(batch).cpu().numpy()
     sensor = run.model.sensor.cpu().numpy()
@@ -88,8 +90,3 @@ def name_states(rec: rr.RecordingStream, run: Run) -> None:
         rec.log(path("tokens", name), context, static=True)
         if on_frames:
             rec.log(path("tokens", name, "mask"), rr.SegmentationImage.from_fields(opacity=0.75), static=True)
-
-
-def end_tokens(rec: rr.RecordingStream, stop_s: float) -> None:
-    """After the last window no token is anything."""
-    rec.send_columns("tokens", clock(np.array([stop_s])), rr.Clear.columns(is_recursive=[True]))
