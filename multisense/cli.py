@@ -296,6 +296,22 @@ def probe(
     show_probe(run, logs, protocol, label or [], console, as_json)
 
 
+@app.command()
+def view(
+    logs: Logs,
+    run: Annotated[Path | None, typer.Option(help="Also show tokens, errors and embedding by this run.")] = None,
+    log: Annotated[str | None, typer.Option(help="Which of several logs, by name; the first by default.")] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Write a file for Rerun (.rrd) instead of opening the viewer.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the masks.")] = 0,
+) -> None:
+    """A log in the Rerun viewer: every stream; by a run also tokens kept and hidden, errors, the embedding over time."""
+    from multisense.view.show import show
+
+    console.print(show(logs, run, log, save, seed), markup=False, highlight=False, soft_wrap=True)
+
+
 def main() -> None:
     """Entry point: what a user got wrong is a sentence, not a traceback."""
     try:
