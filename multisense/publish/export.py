@@ -111,8 +111,8 @@ def save_onnx(program: ExportedProgram, model: MultiSense, out: Path) -> float:
         raise ImportError(f"{out}: exporting to ONNX needs {', '.join(missing)}. {how_to_install('onnx')}")
     inputs = [f"{what}/{name}" for what in ("values", "valid") for name in model.names]
     outputs = list(Encoder(model)(*random_inputs(model, 1)))
-    try:  # not optimized here: that takes as long again, and whoever runs the graph optimizes it for his machine
-        graph = torch.onnx.export(program, input_names=inputs, output_names=outputs, optimize=False, verbose=False)
+    try:
+        graph = torch.onnx.export(program, input_names=inputs, output_names=outputs, verbose=False)
     except torch.onnx.OnnxExporterError as error:
         raise ValueError(f"{out}: the encoder does not convert to ONNX: {_reason(error)}") from error
     assert graph is not None
