@@ -312,6 +312,32 @@ def view(
     console.print(show(logs, run, log, save, seed), markup=False, highlight=False, soft_wrap=True)
 
 
+@app.command()
+def export(
+    run: Run,
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write, ending in .pt2.")],
+    onnx: Annotated[bool, typer.Option("--onnx", help="Also as .onnx beside it; takes minutes.")] = False,
+) -> None:
+    """The encoder as a graph that runs without multisense (torch.export, ONNX), compared with the model first."""
+    from multisense.publish.export import export_path
+
+    console.print(str(export_path(run, out, onnx)), markup=False, soft_wrap=True)
+
+
+@app.command()
+def publish(
+    run: Run,
+    out: Annotated[Path, typer.Option("--out", "-o", help="New folder to write.")],
+    ablation: Annotated[Path | None, typer.Option(help="Folder of `multisense ablate`, for the card.")] = None,
+    push: Annotated[str | None, typer.Option(help="OWNER/NAME on the Hub to put it at.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Where PUSH is new, only you see it.")] = False,
+) -> None:
+    """A model as a folder or repository for `from_pretrained`, its card with the true provenance and results."""
+    from multisense.publish.folder import publish_path
+
+    console.print(str(publish_path(run, out, ablation, push, private)), markup=False, soft_wrap=True)
+
+
 def main() -> None:
     """Entry point: what a user got wrong is a sentence, not a traceback."""
     try:

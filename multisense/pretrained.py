@@ -129,7 +129,7 @@ class Pretrained(
 def read_settings(folder: Path) -> dict[str, Any]:
     """`config.json` of a published model. Raises ConfigError where it is missing or of something else."""
     file = folder / CONFIG
-    fix = "Expected what `multisense publish RUN --out DIR` writes"
+    fix = "Expected what `multisense publish RUN -o DIR` writes"
     try:
         tree = json.loads(file.read_text())
     except FileNotFoundError:

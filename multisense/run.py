@@ -198,8 +198,15 @@ def provenance(config: RunConfig, logs: Sequence[SensorLog]) -> dict[str, Any]:
         "seed": config.train.seed,
         "data": data_fingerprint(logs),
         "logs": len(logs),
+        "hours": round(recorded_hours(logs), 6),
         "config": config.tree(),
     }
+
+
+def recorded_hours(logs: Sequence[SensorLog]) -> float:
+    """Hours of recording: of every log, from the first sample of any sensor to the end of the last."""
+    infos = [list(log.sensors.values()) for log in logs]
+    return sum(max(i.stop_s for i in log) - min(i.start_s for i in log) for log in infos if log) / 3600
 
 
 def code_fingerprint() -> str:

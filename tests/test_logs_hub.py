@@ -120,9 +120,3 @@ def test_errors_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     failing(monkeypatch, OSError("disk full"))
     with pytest.raises(LogError, match=r"a download that failed \(disk full\)"):
         resolve("hf://datasets/lab/arm")
-
-
-def test_without_huggingface_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(LogError, match=r"no huggingface_hub in this environment; .* extra `hub`"):
-        resolve("hf://datasets/lab/arm")

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from multisense.logs.base import how_to_install, log_error
+from multisense.logs.base import log_error
 
 PREFIX = "hf://"
 NAME = r"[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9_])?"
@@ -39,15 +39,11 @@ def parse(uri: str) -> HubDataset:
 def resolve(uri: str) -> Path:
     """The folder of a data set, downloaded unless it is in the cache already.
 
-    Raises LogError when huggingface_hub is missing, there is no such data set or revision, or it is neither in the cache
-    nor to be had from here.
+    Raises LogError when there is no such data set or revision, or it is neither in the cache nor to be had from here.
     """
     wanted = parse(uri)
-    try:
-        from huggingface_hub import errors, snapshot_download
-    except ImportError as error:
-        fix = how_to_install("hub")
-        raise log_error(uri, "no huggingface_hub in this environment", "it, to read from the Hub", fix) from error
+    from huggingface_hub import errors, snapshot_download
+
     try:
         folder = snapshot_download(wanted.name, repo_type="dataset", revision=wanted.revision)
     except errors.GatedRepoError as error:

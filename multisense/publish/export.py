@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
@@ -24,6 +26,8 @@ BATCHES = (1, 3)
 """Sizes at which an exported graph is compared with the model; 2 is that of the example it is traced with."""
 Inputs = tuple[dict[str, Tensor], dict[str, Tensor]]
 """(values by sensor (B, N, *sample), validity by sensor (B, N) bool)"""
+Graph = Callable[..., dict[str, Tensor]]
+"""An exported encoder, opened again: of `Inputs` it gives what `Encoder` gives."""
 
 
 class Encoder(nn.Module):
@@ -35,12 +39,12 @@ class Encoder(nn.Module):
 
     def forward(self, values: dict[str, Tensor], valid: dict[str, Tensor]) -> dict[str, Tensor]:
         """-> `fused` (B, S F), `per_time` (B, K, F), `time_valid` (B, K), and for every sensor `per_sensor/<name>` (B, F)
-        and `valid/<name>` (B,). An absent sensor is one that is nowhere valid, whatever its values."""
+        and `sensor_valid/<name>` (B,). An absent sensor is one that is nowhere valid, whatever its values."""
         tokens = self.model.tokenize(Batch(values, valid))
         found = self.model.pool(self.model.encode(tokens)[-1], tokens.valid)
         whole = {"fused": found.fused, "per_time": found.per_time, "time_valid": found.time_valid}
         per_sensor = {f"per_sensor/{name}": found.per_sensor[name] for name in self.model.names}
-        return whole | per_sensor | {f"valid/{name}": found.valid[name] for name in self.model.names}
+        return whole | per_sensor | {f"sensor_valid/{name}": found.valid[name] for name in self.model.names}
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ def export_path(run: Path, out: Path, onnx: bool) -> Exported:
     Raises ImportError where ONNX's libraries are missing, ValueError where a graph cannot be made or does not give what the
     model gives.
     """
+    if out.suffix != ".pt2":
+        raise ValueError(f"{out}: expected a name that ends in .pt2, what torch.export calls its archives")
     opened = open_run(run)
     warn_if_unfinished(opened)
     program = export(opened.model)
@@ -81,51 +87,66 @@ def export(model: MultiSense) -> ExportedProgram:
 
 
 def save_program(program: ExportedProgram, model: MultiSense, out: Path) -> float:
-    """Write a .pt2 archive with `describe(model)` in it as `multisense.json`; returns how far it is from the model.
+    """Write a .pt2 archive with `describe(model)` in it as `multisense.json`; returns how far the file, opened again, is from
+    the model.
 
-    Raises ValueError where that is more than TOLERANCE.
+    Raises ValueError where that is more than TOLERANCE, and then writes nothing.
     """
-    gap = largest_gap(program.module(), model, out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    torch.export.save(program, out, extra_files={"multisense.json": json.dumps(describe(model))})
-    return gap
+
+    def write(file: Path) -> None:
+        torch.export.save(program, file, extra_files={"multisense.json": json.dumps(describe(model))})
+
+    return _checked(out, model, write, lambda file: torch.export.load(file).module())
 
 
 def save_onnx(program: ExportedProgram, model: MultiSense, out: Path) -> float:
     """Write an ONNX graph with inputs `values/<sensor>` and `valid/<sensor>`, the encoder's outputs, and `describe(model)`
-    in its metadata as `multisense`; returns how far it is from the model.
+    in its metadata as `multisense`; returns how far the file, run by onnxruntime, is from the model.
 
     Raises ImportError where its libraries are missing, ValueError that names what ONNX cannot say, or where the graph is
-    farther than TOLERANCE from the model.
+    farther than TOLERANCE from the model; it then writes nothing. Takes a minute or more: the converter is slow.
     """
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if missing:
         raise ImportError(f"{out}: exporting to ONNX needs {', '.join(missing)}. {how_to_install('onnx')}")
-    from onnxruntime import InferenceSession
-
     inputs = [f"{what}/{name}" for what in ("values", "valid") for name in model.names]
     outputs = list(Encoder(model)(*random_inputs(model, 1)))
     try:
-        graph = torch.onnx.export(program, input_names=inputs, output_names=outputs, dynamo=True, verbose=False)
+        graph = torch.onnx.export(program, input_names=inputs, output_names=outputs, verbose=False)
     except torch.onnx.OnnxExporterError as error:
         raise ValueError(f"{out}: the encoder does not convert to ONNX: {_reason(error)}") from error
     assert graph is not None
     graph.model.metadata_props["multisense"] = json.dumps(describe(model))
-    session = InferenceSession(graph.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    return _checked(out, model, graph.save, _run_onnx)
+
+
+def _run_onnx(file: Path) -> Graph:
+    from onnxruntime import InferenceSession
+
+    session = InferenceSession(file, providers=["CPUExecutionProvider"])
+    outputs = [output.name for output in session.get_outputs()]
 
     def run(values: dict[str, Tensor], valid: dict[str, Tensor]) -> dict[str, Tensor]:
-        given = zip(inputs, [*values.values(), *valid.values()], strict=True)
-        found = session.run(outputs, {name: x.cpu().numpy() for name, x in given})
-        return {name: torch.from_numpy(x) for name, x in zip(outputs, found, strict=True)}
+        given = {f"values/{name}": x.cpu().numpy() for name, x in values.items()}
+        given |= {f"valid/{name}": x.cpu().numpy() for name, x in valid.items()}
+        return {name: torch.from_numpy(x) for name, x in zip(outputs, session.run(outputs, given), strict=True)}
 
-    gap = largest_gap(run, model, out)
+    return run
+
+
+def _checked(out: Path, model: MultiSense, write: Callable[[Path], None], load: Callable[[Path], Graph]) -> float:
+    """Write, open again and compare, under a hidden name first: what stands at `out` is whole and gives what it should."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    graph.save(out)
+    with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as hidden:
+        write(Path(hidden) / out.name)
+        gap = largest_gap(load(Path(hidden) / out.name), model, out)
+        for file in Path(hidden).iterdir():  # ONNX keeps weights of more than 2 GB in a second one
+            file.replace(out.parent / file.name)
     return gap
 
 
 @torch.no_grad()
-def largest_gap(graph: Callable[..., dict[str, Tensor]], model: MultiSense, where: Path) -> float:
+def largest_gap(graph: Graph, model: MultiSense, where: Path) -> float:
     """The largest distance between what `graph` and `model.embed` give of noise, in units of the largest number or 1: at
     batches of one and three, with every sensor, without each one, and without any.
 
@@ -142,16 +163,15 @@ def largest_gap(graph: Callable[..., dict[str, Tensor]], model: MultiSense, wher
             pairs += [(found[f"per_sensor/{name}"], expected.per_sensor[name]) for name in model.names]
             gaps += [float((a - b).abs().max() / b.abs().max().clamp(min=1.0)) for a, b in pairs]
             masks = [(found["time_valid"], expected.time_valid)]
-            masks += [(found[f"valid/{name}"], expected.valid[name]) for name in model.names]
+            masks += [(found[f"sensor_valid/{name}"], expected.valid[name]) for name in model.names]
             if not all(torch.equal(a, b) for a, b in masks):
                 raise ValueError(
                     f"{where}: the graph says of other sensors than the model that they are there, without {gone}"
                 )
-    if not max(gaps) <= TOLERANCE:
-        raise ValueError(
-            f"{where}: outputs of the graph are {max(gaps):.2g} off those of the model, expected {TOLERANCE:g}"
-        )
-    return max(gaps)
+    gap = float(np.max(gaps))  # NaN where one is, which Python's max would lose
+    if not gap <= TOLERANCE:
+        raise ValueError(f"{where}: outputs of the graph are {gap:.2g} off those of the model, expected {TOLERANCE:g}")
+    return gap
 
 
 def _reason(error: BaseException) -> str:
