@@ -7,13 +7,13 @@ from typing import Any
 
 import av
 import numpy as np
-from PIL import Image
 
 from multisense.inspect.pictures import drawn_as
 from multisense.logs.base import SensorLog
-from multisense.types import Stream
+from multisense.logs.frames import resize_frames
+from multisense.types import SensorInfo, Stream
 
-HEIGHT, MOST_WIDTH = 240, 960
+HEIGHT = 240
 CLOCK = Fraction(1, 90_000)
 SOUND_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 """In Hz, those that AAC has; another one is resampled to the last."""
@@ -27,9 +27,10 @@ def film(log: SensorLog, sensors: Sequence[str], span: tuple[float, float]) -> b
     sound. Quiet sound is made louder: its peak is LOUD.
     """
     infos = [log.sensors[name] for name in sensors if name in log.sensors]
-    seen = [log.read(i.name, *span) for i in infos if drawn_as(i) == "frames" and i.shape[2] in (1, 3, 4)]
+    cameras = [i for i in infos if drawn_as(i) == "frames" and i.shape[2] in (1, 3, 4)]
+    seen = [stream for info in cameras if len((stream := _small(log, info, span)).data)]
     heard = [log.read(i.name, *span) for i in infos if drawn_as(i) == "sound"]
-    seen, heard = [s for s in seen if len(s.data)], [s for s in heard if len(s.data) > 1][:1]
+    heard = [stream for stream in heard if len(stream.data) > 1][:1]
     if not seen and not heard:
         return None
     file = io.BytesIO()
@@ -41,6 +42,18 @@ def film(log: SensorLog, sensors: Sequence[str], span: tuple[float, float]) -> b
         if sound is not None:
             _write_sound(container, sound, heard[0], span[0])
     return file.getvalue()
+
+
+def _small(log: SensorLog, info: SensorInfo, span: tuple[float, float]) -> Stream:
+    """The frames of a camera in colour, at most HEIGHT high, a second read after the other: large ones never stand in
+    memory together."""
+    height = min(HEIGHT, info.shape[0])
+    size = 2 * max(height // 2, 1), 2 * max(round(info.shape[1] * height / info.shape[0] / 2), 1)
+    seconds = np.arange(*span)
+    parts = [log.read(info.name, a, min(a + 1, span[1])) for a in seconds]
+    frames = [resize_frames(part.data, size) for part in parts]
+    colour = [np.repeat(f, 3, axis=3) if info.shape[2] == 1 else f[..., :3] for f in frames]
+    return Stream(info.name, np.concatenate([part.times_s for part in parts]), np.concatenate(colour), info.rate_hz)
 
 
 def _picture_track(container: Any, seen: Sequence[Stream]) -> Any:
@@ -60,14 +73,10 @@ def _write_pictures(container: Any, track: Any, seen: Sequence[Stream], start_s:
 
 
 def _tiled(seen: Sequence[Stream], at_s: float) -> np.ndarray:
-    """The frames of all cameras nearest to a moment, side by side, with even sides as H.264 wants them."""
+    """The frames of all cameras nearest to a moment, side by side; H.264 wants even sides, which they have."""
     near = [stream.data[int(np.abs(stream.times_s - at_s).argmin())] for stream in seen]
-    height = min(HEIGHT, max(frame.shape[0] for frame in near))
-    widths = [round(frame.shape[1] * height / frame.shape[0]) for frame in near]
-    scale = min(1.0, MOST_WIDTH / sum(widths))
-    height, widths = 2 * max(int(height * scale) // 2, 1), [2 * max(int(w * scale) // 2, 1) for w in widths]
-    colour = [np.repeat(f, 3, axis=2) if f.shape[2] == 1 else np.ascontiguousarray(f[..., :3]) for f in near]
-    return np.hstack([np.asarray(Image.fromarray(f).resize((w, height))) for f, w in zip(colour, widths, strict=True)])
+    tall = max(frame.shape[0] for frame in near)
+    return np.hstack([np.pad(frame, ((0, tall - frame.shape[0]), (0, 0), (0, 0))) for frame in near])
 
 
 def _sound_track(container: Any, heard: Stream) -> Any:

@@ -110,8 +110,8 @@ function map(data) {
   function place() {
     places = data.layouts[layout.value].map(([x, y]) => [edge + x * (width - 2 * edge), edge + (1 - y) * (height - 2 * edge)]);
     dots.forEach((dot, i) => {
-      dot.style.cx = `${places[i][0]}px`;
-      dot.style.cy = `${places[i][1]}px`;
+      dot.setAttribute("cx", places[i][0]);
+      dot.setAttribute("cy", places[i][1]);
     });
   }
 

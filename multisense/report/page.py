@@ -94,7 +94,7 @@ def _mattered(found: Findings) -> str:
         "best single one (synergy; below 0, a probe on all senses has more to confuse it than to use)."
     )
     return (
-        f"<p>{words}</p><div class='narrow'>{overview(tree)}</div>"
+        f"<p>{words}</p><div class='narrow'>{overview(tree)}</div><h3>Dropped at the input of one model</h3>"
         + heat_table(tree, "ablation", "Scores of every subset of sensors, dropped at the input of one model")
         + f"<p>{needs}</p>{needs_table(tree, 'needs', 'What each sensor is needed for')}{_skipped(tree)}"
         + (retrain_section(found.retrain) if found.retrain else "")
@@ -119,7 +119,7 @@ def _retrieval(found: Findings) -> str:
 
 def _own() -> str:
     words = "The same commands work on a folder of synchronized logs or a LeRobot data set read in place."
-    return f"<p>{words}</p><pre tabindex='0' aria-label='commands'><code>{escape(COMMANDS)}</code></pre>"
+    return f"<p>{words}</p><pre tabindex='0' role='region' aria-label='commands'><code>{escape(COMMANDS)}</code></pre>"
 
 
 def _made(found: Findings) -> str:
@@ -128,5 +128,5 @@ def _made(found: Findings) -> str:
     return (
         (f"<p>{escape(times)}</p>" if times else "")
         + "<details><summary>configuration, code, seeds and data</summary>"
-        + f"<pre tabindex='0' aria-label='provenance'>{body}</pre></details>"
+        + f"<pre tabindex='0' role='region' aria-label='provenance'>{body}</pre></details>"
     )

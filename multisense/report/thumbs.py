@@ -88,9 +88,9 @@ def _drawn(looks: Sequence[_Look | None], size: Size) -> list[np.ndarray]:
     there = [look for look in looks if look is not None]
     if not there or there[0].kind == "frames":
         return [empty if look is None else look.values for look in looks]
-    axis = 0 if there[0].kind == "traces" else None
+    axis, floor = (0, 0.3) if there[0].kind == "traces" else (None, 50)  # of a picture half is noise
     values = np.concatenate([look.values.reshape(-1, look.values.shape[-1]) for look in there])
-    low, high = np.nanpercentile(values, [1, 99.7], axis=axis)
+    low, high = np.nanpercentile(values, [floor, 99.7], axis=axis)
     scaled = [None if look is None else (look.values - low) / np.maximum(high - low, 1e-12) for look in looks]
     return [empty if x is None else _row(there[0].kind, x, size) for x in scaled]
 
