@@ -17,6 +17,7 @@ from multisense.evaluate.protocol import Protocol
 from multisense.evaluate.retrieval import retrieve
 from multisense.evaluate.retrieval_table import routes_of
 from multisense.evaluate.robustness import robustness
+from multisense.evaluate.table import Tree
 from multisense.health.report import measured
 from multisense.logs.base import SensorLog
 from multisense.report.maps import embedding_map
@@ -58,7 +59,7 @@ def report(
     unknown = sorted({*given, *measure} - set(MEASURES))
     if unknown:
         raise ValueError(f"no measure {unknown}; there are {', '.join(MEASURES)}")
-    other = json.loads((retrain / "retrain.json").read_text()) if retrain else None
+    other = None if retrain is None else _read_retrain(retrain)
     out.parent.mkdir(parents=True, exist_ok=True)
     parts = Parts(out.with_name(out.name + ".parts"), _stamp(run, logs))
     todo = _measures(run, logs, parts.folder)
@@ -79,6 +80,13 @@ def report(
         out,
     )
     return out
+
+
+def _read_retrain(folder: Path) -> Tree:
+    file = folder / "retrain.json"
+    if not file.exists():
+        raise ValueError(f"{folder}: no retrain.json; expected the folder of `multisense ablate --retrain`")
+    return json.loads(file.read_text())
 
 
 def _measures(run: Run, logs: Sequence[SensorLog], folder: Path) -> dict[str, Callable[[], Any]]:
