@@ -34,7 +34,7 @@ def film(log: SensorLog, sensors: Sequence[str], span: tuple[float, float]) -> b
     if not seen and not heard:
         return None
     file = io.BytesIO()
-    with av.open(file, "w", format="mp4", options={"movflags": "+faststart"}) as container:
+    with av.open(file, "w", format="mp4") as container:
         picture = _picture_track(container, seen) if seen else None
         sound = _sound_track(container, heard[0]) if heard else None
         if picture is not None:
