@@ -92,9 +92,10 @@ function map(data) {
   function paint() {
     const of = data.colours.find((one) => one.name === colour.value);
     const known = of.values.filter((value) => value !== null), low = Math.min(...known), high = Math.max(...known);
-    const ink = (value) => (value === null ? "var(--grid)" : of.classes ? hue(value, of.classes.length) : ramp((value - low) / (high - low || 1)));
+    const ink = (value) => (value === null ? "" : of.classes ? hue(value, of.classes.length) : ramp((value - low) / (high - low || 1)));
     dots.forEach((dot, i) => {
       dot.style.fill = ink(of.values[i]);
+      dot.classList.toggle("unknown", of.values[i] === null);
       dot.setAttribute("aria-label", `${named(i)}; ${of.name}: ${said(of, i)}`);
     });
     const swatch = (fill, words) => `<span><i style="background:${fill}"></i>${words}</span>`;
@@ -126,7 +127,8 @@ function map(data) {
     image.hidden = false;
     card.classList.add("filled");
     card.dataset.shown = i;
-    const facts = data.facts.map((name) => `${name} ${said(data.colours.find((one) => one.name === name), i)}`);
+    const known = data.facts.map((name) => data.colours.find((one) => one.name === name)).filter((of) => of.values[i] !== null);
+    const facts = known.map((of) => `${of.name} ${said(of, i)}`);
     const [strong, rest] = [document.createElement("b"), document.createElement("span")];
     strong.textContent = named(i);
     rest.textContent = facts.join(" · ");

@@ -75,12 +75,8 @@ def _entry(name: str, entry: Mapping[str, Any]) -> list[Cell]:
 
 def example_figures(found: Mapping[str, Any]) -> str:
     """Three clips beside each other for each query."""
-    blocks = []
-    for one in found["examples"]:
-        title = (
-            f"<h4>{escape(one['target'])} from {escape(one['context'].replace('+', ' + '))}: {_rank(one, found)}</h4>"
-        )
-        blocks.append(f"{title}<div class='triple'>{''.join(_clips(one, found))}</div>")
+    targets = list(dict.fromkeys(one["target"] for one in found["examples"]))
+    blocks = [_of_target(name, found, is_open=name == targets[0]) for name in targets]
     words = (
         "The queries are chosen by their rank, not by their looks: of every sensor one of the best tenth, the median one "
         "and one of the worst tenth. Bold is the sensor that was looked for; of the query it was hidden."
@@ -88,8 +84,17 @@ def example_figures(found: Mapping[str, Any]) -> str:
     return f"<h3>Examples</h3><p>{words}</p>{''.join(blocks)}"
 
 
+def _of_target(target: str, found: Mapping[str, Any], is_open: bool) -> str:
+    some = [one for one in found["examples"] if one["target"] == target]
+    title = f"<h4>{escape(target)} from {escape(some[0]['context'].replace('+', ' + '))}</h4>"
+    shown = "".join(
+        f"<p class='rank'>{_rank(o, found)}</p><div class='triple'>{''.join(_clips(o, found))}</div>" for o in some
+    )
+    return f"<details{' open' if is_open else ''}><summary>{title}</summary>{shown}</details>"
+
+
 def _rank(one: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    return "found at once" if one["rank"] == 1 else f"the true one came {one['rank']:g} of {found['gallery']}"
+    return "Found at once:" if one["rank"] == 1 else f"The true one came {one['rank']:g} of {found['gallery']}:"
 
 
 def _clips(one: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:

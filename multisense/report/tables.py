@@ -74,7 +74,7 @@ def gap(cell: Mapping[str, Any] | None, sign: int = 1) -> Cell:
     mean, low, high = ends if sign > 0 else (ends[0], ends[2], ends[1])
     note = "" if low is None or high is None else f"[{_signed(low)}, {_signed(high)}]"
     note += f" p={cell['p']:.2g}" if cell.get("p") is not None else ""
-    is_strong = low is not None and high is not None and (low > 0 or high < 0)
+    is_strong = low is not None and high is not None and (low > 0 or high < 0) and _signed(mean) != "0.00"
     return Cell(_signed(mean), (mean, low, high), note, is_strong=is_strong)
 
 
