@@ -128,7 +128,7 @@ def test_the_page_loads_nothing_and_is_well_formed(page):
 
 
 def test_the_page_holds_every_part_and_leaves_out_what_was_not_measured(page, tmp_path):
-    parts = "recorded", "learned", "map", "probes", "mattered", "broken", "retrieval", "own", "made"
+    parts = "recorded", "learned", "embedding", "probes", "mattered", "broken", "retrieval", "own", "made"
     assert re.findall(r"<section id='(\w+)'", page.read_text()) == list(parts)
     assert re.findall(r"<video ", page.read_text())
     report(make_run(), LOGS[:2], tmp_path / "few.html", measure=())

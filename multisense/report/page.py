@@ -55,7 +55,7 @@ def write_page(found: Findings, path: Path) -> None:
     parts = {
         "recorded": ("What was recorded", recorded_section(found.logs, sensors, found.tokens)),
         "learned": ("What was learned", learned_section(found.run, sensors, found.health)),
-        "map": ("The embedding as a map", map_section(found.map) if found.map else ""),
+        "embedding": ("The embedding as a map", map_section(found.map) if found.map else ""),
         "probes": ("What labels it holds", probe_table(found.probe) if found.probe else ""),
         "mattered": ("Which sense mattered", _mattered(found)),
         "broken": (
