@@ -8,5 +8,5 @@ The rooms in reading order, which is the order of dependency; each imports only 
 ROOMS = (
     "types", "config", "logs", "sim", "inspect", "clips", "cache", "layers", "modalities", "weights", "pretrained",
     "model", "statistics", "masking", "objectives", "run", "suggest", "monitors", "checkpoint", "embed", "follow",
-    "embedder", "frames", "evaluate", "view", "publish", "health", "estimate", "train", "arms", "demo", "cli",
+    "embedder", "frames", "evaluate", "view", "publish", "health", "report", "estimate", "train", "arms", "demo", "cli",
 )  # fmt: skip

@@ -338,6 +338,21 @@ def publish(
     console.print(str(publish_path(run, out, ablation, push, private)), markup=False, soft_wrap=True)
 
 
+@app.command()
+def report(
+    run: Run,
+    logs: Annotated[str | None, typer.Argument(help="Held-out logs; by default the run's own data.test.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page; results are kept beside it.")] = Path(
+        "report.html"
+    ),
+    retrain: Annotated[Path | None, typer.Option(help="Folder of `ablate --retrain`, to be shown, too.")] = None,
+) -> None:
+    """One page that needs no network: recordings, training, map, probes, ablation, robustness, retrieval."""
+    from multisense.report import report_path
+
+    console.print(f"Report: {report_path(run, logs, out, retrain)}")
+
+
 def main() -> None:
     """Entry point: what a user got wrong is a sentence, not a traceback."""
     try:

@@ -11,15 +11,18 @@ from rich.console import Console
 from multisense.checkpoint import saved_step
 from multisense.embed import embed_logs
 from multisense.evaluate.ablation import ablate
-from multisense.evaluate.report import Findings, read_metrics, verdict, write_report
 from multisense.evaluate.retrieval import retrieve
 from multisense.logs.open import open_logs
+from multisense.report import report
+from multisense.report.mattered import verdict
 from multisense.run import load_config, open_run, write_atomically
 from multisense.sim.simulate import simulate_tabletop
 from multisense.train import train
 
 TRAIN_EPISODES, TEST_EPISODES, SECONDS = 280, 80, 4.0
 SEED = 0
+SHOWN = ("map", "examples")
+"""What the page measures besides: seconds each."""
 
 
 def demo_config() -> Path:
@@ -66,12 +69,11 @@ def demo(
     results = {"ablation": ablation, "retrieval": retrieval, "seconds": seconds, "provenance": ablation["provenance"]}
     write_atomically(out / "results.json", json.dumps(results, indent=1) + "\n")
     title = "multisense: what four senses of a robot learned together"
-    metrics = read_metrics(trained)
-    shown = max(logs, key=lambda log: float(log.labels["contact"].data.mean()))  # most of a quiet one is noise
-    found = Findings(title, shown, run.model.names, metrics, ablation, retrieval, seconds, ablation["provenance"])
-    write_report(found, out / "report.html")
+    known = {"ablation": ablation, "retrieval": retrieval}
+    with _timed("report", seconds):
+        page = report(run, logs, out / "report.html", title=title, given=known, measure=SHOWN, seconds=dict(seconds))
     Console().print(verdict(ablation["mean"]), highlight=False)
-    return out / "report.html"
+    return page
 
 
 @contextmanager

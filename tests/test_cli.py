@@ -8,9 +8,11 @@ import h5py
 import pytest
 import yaml
 from conftest import ArrayLog, body_log, body_tree
+from test_report import without_umap
 
 from multisense.cli import main
 from multisense.logs import Recording, open_logs, write_log
+from multisense.report.make import MEASURES
 from multisense.run import load_config
 
 
@@ -87,6 +89,34 @@ def test_robustness_and_retrieval_of_a_run(folder: Path, monkeypatch, capsys):
     assert status == 1
     assert "retrieve from ['nose']" in said
     assert "expected different sensors of" in said
+
+
+@pytest.mark.slow
+def test_a_report_of_a_run_is_measured_once(folder: Path, monkeypatch, capsys):
+    without_umap(monkeypatch)
+    if not (folder / "run").exists():
+        assert run(monkeypatch, capsys, "train", folder / "body.yaml", "--out", folder / "run")[0] == 0
+    words = "report", folder / "run", "-o", folder / "page.html"
+    status, shown, said = run(monkeypatch, capsys, *words)
+    assert status == 0, said
+    assert "page.html" in shown
+    assert all(name in said for name in MEASURES)
+    first = (folder / "page.html").read_text()
+    assert first.count("<section ") == 9
+    made = folder / "page.html.parts"
+    assert {"ablation.json", "ablation.csv", "robustness.csv", "map.json", "made.json"} <= {
+        p.name for p in made.iterdir()
+    }
+    (folder / "anew").mkdir()
+    status, _, said = run(monkeypatch, capsys, *words, "--retrain", folder / "anew")
+    assert status == 1
+    assert "no retrain.json; expected the folder of `multisense ablate --retrain`" in said
+    (folder / "anew" / "retrain.json").write_text((made / "ablation.json").read_text())
+    status, _, said = run(monkeypatch, capsys, *words, "--retrain", folder / "anew")
+    assert status == 0, said
+    assert not any(name in said for name in MEASURES), "everything is there"
+    assert "Trained anew for every subset" in (folder / "page.html").read_text()
+    assert "Trained anew" not in first
 
 
 @pytest.mark.parametrize(

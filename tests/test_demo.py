@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from test_report import without_umap
 
 from multisense.demo import demo, demo_config
 from multisense.evaluate.table import subsets
@@ -22,6 +23,7 @@ TINY = (
 
 @pytest.mark.slow
 def test_the_demo_writes_a_report_and_results(tmp_path, monkeypatch):
+    without_umap(monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(StopSignal, "agreed", lambda self: True)
         with pytest.raises(InterruptedError, match="stopped at step 1 of 2; the same command"):

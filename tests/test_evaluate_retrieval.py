@@ -10,7 +10,7 @@ from rich.console import Console
 from test_embed import make_run
 
 from multisense.clips import Windows, collate
-from multisense.evaluate.retrieval import _places, flat, pairs, ranks, retrieve, similarity
+from multisense.evaluate.retrieval import flat, pairs, places, ranks, retrieve, similarity
 from multisense.evaluate.retrieval_table import rich_table, routes_of
 from multisense.run import Run
 
@@ -74,7 +74,7 @@ def test_several_senses_to_one_and_back_agree_with_the_model_asked_by_hand(run):
     cosines = np.mean([similarity(*sides(("arm",), name)) for name in route[0]], axis=0)
     own = np.array([1 + sum(c > row[i] for c in row) for i, row in enumerate(cosines)])
     assert found["pairs"]["arm>eye+pad"]["median_rank"] == np.median(own)
-    assert (_places(cosines) == own).all()
+    assert (places(cosines) == own).all()
     assert set(found["means"]) == {"several > one", "one > several"}
     assert found["means"]["several > one"] == entry == found["mean"]
 

@@ -63,7 +63,7 @@ def retrieve(
     log = np.array([number for number, _ in windows.index], dtype=int)
     picks = galleries(log, seed)
     loader = DataLoader(Subset(windows, picks.ravel().tolist()), batch_size, collate_fn=collate)
-    sides = _predictions(run, loader, routes)
+    sides = predictions(run, loader, routes)
     found = {route: _ranks_of(route, sides, np.arange(picks.size).reshape(picks.shape)) for route in routes}
     skills = {route: float(np.mean([skill(*sides[route[0], target]) for target in route[1]])) for route in routes}
     kinds: dict[str, list[Route]] = {}
@@ -103,7 +103,8 @@ def galleries(log: np.ndarray, seed: int = 0) -> np.ndarray:
     return np.stack(columns, axis=1)
 
 
-def _predictions(run: Run, loader: DataLoader, routes: Sequence[Route]) -> Sides:
+def predictions(run: Run, loader: DataLoader, routes: Sequence[Route]) -> Sides:
+    """What is predicted along `routes`, and the truth, of every window of a loader of batches."""
     ways = list(dict.fromkeys((context, target) for context, targets in routes for target in targets))
     parts: list[Sides] = []
     for batch in track(loader, "predicting across sensors", transient=True):
@@ -128,7 +129,7 @@ def _ranks_of(route: Route, sides: Sides, rows: np.ndarray) -> np.ndarray:
     """(G, L) ranks in each gallery, whose windows are the rows (G, L) of the sides."""
     context, targets = route
     both = [sides[context, target] for target in targets]
-    return np.stack([_places(np.mean([similarity(q[row], g[row]) for q, g in both], axis=0)) for row in rows])
+    return np.stack([places(np.mean([similarity(q[row], g[row]) for q, g in both], axis=0)) for row in rows])
 
 
 def flat(tokens: Tensor, valid: Tensor) -> np.ndarray:
@@ -145,11 +146,8 @@ def skill(predicted: np.ndarray, target: np.ndarray) -> float:
 
 
 def ranks(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-    """(N,) rank, from 1, of the true match of each query among the N gallery entries, by `similarity`.
-
-    A tie counts as half a place lost.
-    """
-    return _places(similarity(query, gallery))
+    """(N,) rank, from 1, of the true match of each query among the N gallery entries, by `similarity`."""
+    return places(similarity(query, gallery))
 
 
 def similarity(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
@@ -165,7 +163,8 @@ def similarity(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
     return query @ gallery.T
 
 
-def _places(cosines: np.ndarray) -> np.ndarray:
+def places(cosines: np.ndarray) -> np.ndarray:
+    """(N,) rank, from 1, of the true match in each row of cosines (N, N); a tie counts as half a place lost."""
     own = np.diag(cosines)[:, None]
     return 1 + (cosines > own).sum(axis=1) + 0.5 * ((cosines == own).sum(axis=1) - 1)
 

@@ -1,6 +1,7 @@
 """`multisense health`: a trained run on held-out logs, beside what it wrote of itself while it was trained."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from multisense.health.alarms import Alarm, Row, alarms
 from multisense.health.clips import HeldOut, held_out
 from multisense.health.measure import Health, measure
 from multisense.health.table import print_health
+from multisense.logs.base import SensorLog
 from multisense.logs.open import open_logs
 from multisense.run import Run, TrainConfig, build_objective, check_logs, open_run
 from multisense.statistics import copy_statistics
@@ -53,18 +55,22 @@ def health_report(run: Path, logs: str | Path) -> Report:
     """
     opened = open_run(run, device="cuda" if torch.cuda.is_available() else "cpu")
     warn_if_unfinished(opened)
-    found = open_logs(logs)
-    check_logs(opened.config, opened.grids, found)
-    held = held_out(found, opened.grids, opened.config.data.clip_seconds)
-    step = saved_step(opened.path) if checkpoints(opened.path) else opened.config.train.steps
-    values = measure(opened.objective, held)
+    return measured(opened, open_logs(logs), str(logs))
+
+
+def measured(run: Run, logs: Sequence[SensorLog], where: str) -> Report:
+    """`health_report` of an open run on open logs, which are called `where`."""
+    check_logs(run.config, run.grids, logs)
+    held = held_out(logs, run.grids, run.config.data.clip_seconds)
+    step = saved_step(run.path) if checkpoints(run.path) else run.config.train.steps
+    values = measure(run.objective, held)
     del values["lag"]  # a run keeps its teacher alone, so that nothing is known of it here
-    warmup = warmup_steps(opened.config.train)
-    standing = alarms([(0, _at_start(opened, held)), (step, values)], warmup, patience=1)
+    warmup = warmup_steps(run.config.train)
+    standing = alarms([(0, _at_start(run, held)), (step, values)], warmup, patience=1)
     told = {(alarm.sensor, alarm.kind) for alarm in standing}
-    before = alarms(read_history(opened.path), warmup)
+    before = alarms(read_history(run.path), warmup)
     standing += [alarm for alarm in before if (alarm.sensor, alarm.kind) not in told]
-    return Report(opened, str(logs), len(held), step, values, standing)
+    return Report(run, where, len(held), step, values, standing)
 
 
 def show_health(run: Path, logs: str | Path, console: Console, as_json: bool) -> int:

@@ -16,14 +16,16 @@ SECONDS = 10.0
 WHY = "<th class='words'>{}</th>"
 
 
-def html_page(title: str, body: str) -> str:
-    """A page of the house's style that loads nothing from anywhere; `body` is HTML."""
-    style = (files("multisense.inspect") / "page.css").read_text()
+def html_page(title: str, body: str, style: str = "", script: str = "") -> str:
+    """A page of the house's style that loads nothing from anywhere; `body` is HTML, `style` is added to the house's."""
+    style = (files("multisense.inspect") / "page.css").read_text() + style
+    run = f"<script>{script}</script>" if script else ""
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title><style>{style}</style></head><body><main>
+<title>{escape(title)}</title><style>{style}</style></head><body><a class="skip" href="#main">Skip to the content</a>
+<main id="main" tabindex="-1">
 {body}
-</main></body></html>
+</main>{run}</body></html>
 """
 
 

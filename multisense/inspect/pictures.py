@@ -22,19 +22,19 @@ SOUND_HZ = 2000
 COLOURS = 8
 
 
-def _svg(height: float, body: Sequence[str], title: str, width: float = WIDTH) -> str:
+def svg(height: float, body: Sequence[str], title: str, width: float = WIDTH) -> str:
     return (
         f'<svg viewBox="0 0 {width} {height:.0f}" role="img" aria-label="{escape(title, quote=True)}">'
         f"<title>{escape(title)}</title>{''.join(body)}</svg>"
     )
 
 
-def _text(x: float, y: float, words: str, anchor: str = "start", style: str = "", size: int = 12) -> str:
+def words_at(x: float, y: float, words: str, anchor: str = "start", style: str = "", size: int = 12) -> str:
     look = f'text-anchor="{anchor}" class="{style}" font-size="{size}"'
     return f'<text x="{x:.1f}" y="{y:.1f}" {look}>{escape(words)}</text>'
 
 
-def _line(points: np.ndarray, colour: str, title: str = "") -> str:
+def polyline(points: np.ndarray, colour: str, title: str = "") -> str:
     """points (N, 2) in pixels"""
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     name = f"<title>{escape(title)}</title>" if title else ""
@@ -52,7 +52,7 @@ def _image(pixels: np.ndarray, x: float, y: float, width: float, height: float) 
     )
 
 
-def _heat(values: np.ndarray, x: float, y: float, width: float, height: float, cmap: str) -> str:
+def heat(values: np.ndarray, x: float, y: float, width: float, height: float, cmap: str) -> str:
     low, high = np.percentile(values, [1, 99.5])
     scaled = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
     return _image((colormaps[cmap](scaled)[..., :3] * 255).astype(np.uint8), x, y, width, height)
@@ -73,14 +73,16 @@ def recording(
     """Some seconds of a log, from its start unless told: every sensor drawn on one time axis, the spans of the class
     label `mark` shaded, and `faults` by sensor outlined on that sensor's row."""
     infos = [log.sensors[name] for name in sensors if name in log.sensors]
-    start = min(i.start_s for i in infos) if start_s is None else start_s
-    stop = min(max(i.stop_s for i in infos), start + seconds)
+    start, stop = shown_span(infos, seconds, start_s)
     rows: list[str] = []
     y = 22.0
     for info in infos:
-        stream = _read(log, info, (start, stop))
+        stream = read_drawn(log, info, (start, stop))
         height = _row_height(info, stop - start)
-        rows += [_text(0, y + 14, info.name, style="strong"), _text(0, y + 30, f"{info.rate_hz:g} Hz", style="faint")]
+        rows += [
+            words_at(0, y + 14, info.name, style="strong"),
+            words_at(0, y + 30, f"{info.rate_hz:g} Hz", style="faint"),
+        ]
         rows += _row(info, stream, (start, stop), y, height)
         rows += _faults((faults or {}).get(info.name, ()), (start, stop), y, height)
         y += height + 12
@@ -90,8 +92,14 @@ def recording(
         f'width="{max(plot * (b - a) / (stop - start), 1.5):.1f}" height="{y - 22:.1f}"/>'
         for a, b in _marked(log, mark, start, stop)
     ]
-    legend = [_text(LEFT, 11, f"shaded: {mark}", style="faint")] if shade else []
-    return _svg(y + 24, [*rows, *shade, *legend, *_time_axis(start, stop, y + 2)], f"{log.name}: {stop - start:.1f} s")
+    legend = [words_at(LEFT, 11, f"shaded: {mark}", style="faint")] if shade else []
+    return svg(y + 24, [*rows, *shade, *legend, *_time_axis(start, stop, y + 2)], f"{log.name}: {stop - start:.1f} s")
+
+
+def shown_span(infos: Sequence[SensorInfo], seconds: float, start_s: float | None = None) -> tuple[float, float]:
+    """What `recording` draws: from `start_s`, or from where the first of the sensors begins."""
+    start = min(i.start_s for i in infos) if start_s is None else start_s
+    return start, min(max(i.stop_s for i in infos), start + seconds)
 
 
 def _faults(spans: Spans, span: tuple[float, float], y: float, height: float) -> list[str]:
@@ -110,9 +118,9 @@ def _faults(spans: Spans, span: tuple[float, float], y: float, height: float) ->
 def _time_axis(start: float, stop: float, y: float) -> list[str]:
     plot, span = WIDTH - LEFT - RIGHT, stop - start
     step = next(s for s in (0.1, 0.2, 0.5, 1, 2, 5, 10, 60, math.inf) if span / s <= 10)
-    ticks = np.arange(0, span + 1e-9, step)
-    marks = [_text(LEFT + plot * t / span, y + 14, f"{t:g}", "middle", "faint") for t in ticks]
-    return [*marks, _text(0, y + 14, "time (s)", style="faint")]
+    at = np.arange(0, span + 1e-9, step)
+    marks = [words_at(LEFT + plot * t / span, y + 14, f"{t:g}", "middle", "faint") for t in at]
+    return [*marks, words_at(0, y + 14, "time (s)", style="faint")]
 
 
 def _marked(log: SensorLog, mark: str, start: float, stop: float) -> list[tuple[float, float]]:
@@ -127,7 +135,7 @@ def _marked(log: SensorLog, mark: str, start: float, stop: float) -> list[tuple[
     return [(a, b) for a, b in spans if b >= a and a < stop]
 
 
-def _kind(info: SensorInfo) -> str:
+def drawn_as(info: SensorInfo) -> str:
     """How to draw a sensor, from what its samples are."""
     if len(info.shape) == 3:
         return "frames" if info.dtype == "uint8" else "taxels"
@@ -135,35 +143,35 @@ def _kind(info: SensorInfo) -> str:
 
 
 def _row_height(info: SensorInfo, seconds: float) -> float:
-    if _kind(info) == "frames":
+    if drawn_as(info) == "frames":
         return (WIDTH - LEFT - RIGHT) / _shown(info, seconds) * info.shape[0] / info.shape[1]
-    return {"sound": 90.0, "taxels": 90.0, "traces": 110.0}[_kind(info)]
+    return {"sound": 90.0, "taxels": 90.0, "traces": 110.0}[drawn_as(info)]
 
 
 def _shown(info: SensorInfo, seconds: float) -> int:
     return min(10, max(int(seconds * info.rate_hz), 1))
 
 
-def _read(log: SensorLog, info: SensorInfo, span: tuple[float, float]) -> Stream:
-    """What is drawn of a sensor: all of a span, or of pictures only those nearest to the times shown."""
-    if _kind(info) != "frames":
+def read_drawn(log: SensorLog, info: SensorInfo, span: tuple[float, float], count: int | None = None) -> Stream:
+    """What is drawn of a sensor: all of a span, or of pictures only the `count` nearest to the times shown."""
+    if drawn_as(info) != "frames":
         return log.read(info.name, *span)
     period = 1 / info.rate_hz
-    near = [(log.read(info.name, at - period, at + period), at) for at in _shown_at(info, span)]
+    near = [(log.read(info.name, at - period, at + period), at) for at in _shown_at(info, span, count)]
     kept = [(s, int(np.abs(s.times_s - at).argmin())) for s, at in near if len(s.times_s)]
     times, frames = np.array([s.times_s[n] for s, n in kept]), [s.data[n] for s, n in kept]
     return Stream(info.name, times, np.stack(frames) if frames else np.empty((0, *info.shape)), info.rate_hz)
 
 
-def _shown_at(info: SensorInfo, span: tuple[float, float]) -> np.ndarray:
-    count = _shown(info, span[1] - span[0])
+def _shown_at(info: SensorInfo, span: tuple[float, float], count: int | None = None) -> np.ndarray:
+    count = count or _shown(info, span[1] - span[0])
     return span[0] + (np.arange(count) + 0.5) * (span[1] - span[0]) / count
 
 
 def _row(info: SensorInfo, stream: Stream, span: tuple[float, float], y: float, height: float) -> list[str]:
     if len(stream.data) == 0:
-        return [_text(LEFT, y + 20, "nothing recorded in this span", style="faint")]
-    draw = {"frames": _frames, "sound": _spectrogram, "taxels": _taxels, "traces": _traces}[_kind(info)]
+        return [words_at(LEFT, y + 20, "nothing recorded in this span", style="faint")]
+    draw = {"frames": _frames, "sound": _spectrogram, "taxels": _taxels, "traces": _traces}[drawn_as(info)]
     return draw(info, stream, span, y, height)
 
 
@@ -181,18 +189,30 @@ def _frames(info: SensorInfo, stream: Stream, span: tuple[float, float], y: floa
 
 
 def _spectrogram(info: SensorInfo, stream: Stream, span: tuple[float, float], y: float, height: float) -> list[str]:
-    sound = np.nan_to_num(stream.data.reshape(len(stream.data), -1).astype(np.float64)).mean(axis=1)
-    size = min(512, len(sound))
-    starts = np.linspace(0, len(sound) - size, 400).astype(int)
-    frames = np.stack([sound[s : s + size] for s in starts]) * np.hanning(size)
-    level = 10 * np.log10(np.abs(np.fft.rfft(frames, axis=1)) ** 2 + 1e-12)
+    level = loudness(stream)
     level = np.maximum(level, level.max() - 70)
     top = f"{info.rate_hz / 2000:g} kHz"
     return [
-        _heat(level.T[::-1], *_extent(stream, span), y, *_size(stream, span, height), "magma"),
-        _text(LEFT - 6, y + 10, top, "end", "faint", 10),
-        _text(LEFT - 6, y + height, "0", "end", "faint", 10),
+        heat(level.T[::-1], *_extent(stream, span), y, *_size(stream, span, height), "magma"),
+        words_at(LEFT - 6, y + 10, top, "end", "faint", 10),
+        words_at(LEFT - 6, y + height, "0", "end", "faint", 10),
     ]
+
+
+def loudness(stream: Stream, columns: int = 400) -> np.ndarray:
+    """(columns, F) spectrum of a sound over time, in dB."""
+    sound = np.nan_to_num(stream.data.reshape(len(stream.data), -1).astype(np.float64)).mean(axis=1)
+    size = min(512, len(sound))
+    starts = np.linspace(0, len(sound) - size, columns).astype(int)
+    frames = np.stack([sound[s : s + size] for s in starts]) * np.hanning(size)
+    return 10 * np.log10(np.abs(np.fft.rfft(frames, axis=1)) ** 2 + 1e-12)
+
+
+def strength(stream: Stream, columns: int = 400) -> np.ndarray:
+    """(up to columns, taxels): the strongest each taxel feels in each stretch of time."""
+    felt = np.linalg.norm(np.nan_to_num(stream.data.astype(np.float64)), axis=-1).reshape(len(stream.data), -1)
+    bins = np.linspace(0, len(felt), min(columns, len(felt)) + 1).astype(int)[:-1]
+    return np.maximum.reduceat(felt, bins, axis=0)
 
 
 def _extent(stream: Stream, span: tuple[float, float]) -> tuple[float]:
@@ -206,13 +226,11 @@ def _size(stream: Stream, span: tuple[float, float], height: float) -> tuple[flo
 
 def _taxels(info: SensorInfo, stream: Stream, span: tuple[float, float], y: float, height: float) -> list[str]:
     """Strength of every taxel over time, one line each."""
-    strength = np.linalg.norm(np.nan_to_num(stream.data.astype(np.float64)), axis=-1).reshape(len(stream.data), -1)
-    bins = np.linspace(0, len(strength), min(400, len(strength)) + 1).astype(int)[:-1]
-    binned = np.maximum.reduceat(strength, bins, axis=0)
+    binned = strength(stream)
     rows = f"{info.shape[0]}x{info.shape[1]} taxels"
     return [
-        _heat(np.sqrt(binned.T), *_extent(stream, span), y, *_size(stream, span, height), "viridis"),
-        _text(0, y + 46, rows, style="faint"),
+        heat(np.sqrt(binned.T), *_extent(stream, span), y, *_size(stream, span, height), "viridis"),
+        words_at(0, y + 46, rows, style="faint"),
     ]
 
 
@@ -228,11 +246,11 @@ def _traces(info: SensorInfo, stream: Stream, span: tuple[float, float], y: floa
     names = info.channels or [f"channel {i}" for i in range(data.shape[1])]
     return [
         *(
-            _line(np.stack([x, y + height * (1 - channel)], axis=1), f"var(--c{i % COLOURS})", names[i])
+            polyline(np.stack([x, y + height * (1 - channel)], axis=1), f"var(--c{i % COLOURS})", names[i])
             for i, channel in enumerate(scaled.T)
         ),
-        _text(0, y + 46, f"{info.shape[0]} channels", style="faint"),
-        _text(0, y + 60, "own scale each", style="faint", size=10),
+        words_at(0, y + 46, f"{info.shape[0]} channels", style="faint"),
+        words_at(0, y + 60, "own scale each", style="faint", size=10),
     ]
 
 
@@ -249,26 +267,28 @@ def curves(title: str, series: Mapping[str, tuple[np.ndarray, np.ndarray]], widt
         across = left + (width - left - right) * np.asarray(x) / last
         return np.stack([across, top + (height - top - bottom) * (high - np.asarray(y)) / (high - low)], axis=-1)
 
-    body = [_text(left, 14, title, style="strong", size=13)]
-    for tick in _ticks(low, high):
+    body = [words_at(left, 14, title, style="strong", size=13)]
+    for tick in ticks(low, high):
         y = float(at(np.zeros(()), np.array(tick))[1])
         body += [f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}"/>']
-        body += [_text(left - 5, y + 4, f"{tick:g}", "end", "faint", 10)]
-    for tick in _ticks(0, last, 4):
+        body += [words_at(left - 5, y + 4, f"{tick:g}", "end", "faint", 10)]
+    for tick in ticks(0, last, 4):
         body += [
-            _text(float(at(np.array(tick), np.zeros(()))[0]), height - bottom + 14, f"{tick:g}", "middle", "faint", 10)
+            words_at(
+                float(at(np.array(tick), np.zeros(()))[0]), height - bottom + 14, f"{tick:g}", "middle", "faint", 10
+            )
         ]
     for i, (name, (x, y)) in enumerate(series.items()):
         colour = f"var(--c{i % COLOURS})"
-        body.append(_line(at(x, y), colour, name))
+        body.append(polyline(at(x, y), colour, name))
         if len(series) > 1:
             x0 = left + i * (width - left) / len(series)
             body.append(f'<rect x="{x0:.0f}" y="{height - 16}" width="10" height="10" style="fill:{colour}"/>')
-            body.append(_text(x0 + 14, height - 7, name, size=11))
-    return _svg(height, body, title, width)
+            body.append(words_at(x0 + 14, height - 7, name, size=11))
+    return svg(height, body, title, width)
 
 
-def _ticks(low: float, high: float, count: int = 5) -> list[float]:
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
     raw = (high - low) / count
     step = next(
         m * 10.0 ** math.floor(math.log10(raw)) for m in (1, 2, 5, 10) if m * 10.0 ** math.floor(math.log10(raw)) >= raw
@@ -284,17 +304,17 @@ def intervals(rows: Mapping[str, tuple[Mapping[str, Any], str]], title: str) -> 
     scale = (width - left - right) / (high - low)
     height = line * len(rows) + 30
     body = []
-    for tick in _ticks(low, high):
+    for tick in ticks(low, high):
         x = left + (tick - low) * scale
         body.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="4" y2="{height - 24}"/>')
-        body.append(_text(x, height - 8, f"{tick:g}", "middle", "faint", 11))
+        body.append(words_at(x, height - 8, f"{tick:g}", "middle", "faint", 11))
     for i, (name, (cell, colour)) in enumerate(rows.items()):
         y = line * i + 18
         x, a, b = (
             left + ((cell[k] if cell[k] is not None else cell["mean"]) - low) * scale for k in ("mean", "low", "high")
         )
-        body.append(_text(left - 10, y + 4, name, "end", "strong" if i == 0 else "", 13))
+        body.append(words_at(left - 10, y + 4, name, "end", "strong" if i == 0 else "", 13))
         body.append(f'<line x1="{a:.1f}" x2="{b:.1f}" y1="{y}" y2="{y}" style="stroke:{colour}" stroke-width="3"/>')
         body.append(f'<circle cx="{x:.1f}" cy="{y}" r="5" style="fill:{colour}"/>')
-        body.append(_text(b + 8, y + 4, f"{cell['mean']:.2f}", size=12))
-    return _svg(height, body, title, width)
+        body.append(words_at(b + 8, y + 4, f"{cell['mean']:.2f}", size=12))
+    return svg(height, body, title, width)
