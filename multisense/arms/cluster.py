@@ -1,5 +1,6 @@
 """Arms as tasks of a Ray cluster. One that dies with its worker is told as failed; the queue tries it again."""
 
+import os
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 
@@ -23,7 +24,7 @@ def on_ray(arms: Sequence[Arm]) -> Iterator[tuple[Arm, str]]:
         ray.init(log_to_driver=False)
     gpus = int(bool(ray.cluster_resources().get("GPU")))
     task = ray.remote(_train).options(max_retries=0, num_cpus=1, num_gpus=gpus)
-    waiting = {task.remote(arm): arm for arm in arms}
+    waiting = {task.remote(arm, os.getcwd()): arm for arm in arms}
     while waiting:
         (done,), _ = ray.wait(list(waiting))
         arm = waiting.pop(done)
@@ -33,5 +34,6 @@ def on_ray(arms: Sequence[Arm]) -> Iterator[tuple[Arm, str]]:
             yield arm, f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
 
 
-def _train(arm: Arm) -> str:
+def _train(arm: Arm, folder: str) -> str:
+    os.chdir(folder)  # what a configuration's relative paths are relative to
     return attempt(arm, threads=1)

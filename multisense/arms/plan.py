@@ -1,5 +1,6 @@
 """Which trainings an ablation needs: a model for every subset of the sensors, and for every part of the objective."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ PARTS: Mapping[str, Mapping[str, float]] = {
     "ema": {"objective.ema_share": 1e-9},  # the teacher is the student of the step before
 }
 """What `--without` may name, and what it sets."""
+RESERVED = ("the run", "late fusion")
+"""Names that the tables have for something else."""
 
 
 @dataclass(frozen=True)
@@ -55,19 +58,37 @@ def objective_arms(config: RunConfig, out: Path, without: Sequence[str], grid: P
         raise ConfigError(f"--without {unknown[0]}: no such part of the objective; {suggest(unknown[0], PARTS)}")
     sets: dict[str, Mapping[str, Any]] = {f"without {part}": PARTS[part] for part in without}
     for name, keys in (read_tree(grid) if grid else {}).items():
+        if name in sets:
+            raise ConfigError(f"{grid}: {name}: is the arm of --without, too; choose another name")
         if not isinstance(keys, Mapping):
             raise ConfigError(f"{grid}: {name}: expected a mapping of key.path: value, found {keys!r}")
         sets[name] = keys
-    twice = [name for name in sets if name in map(key, subsets(list(config.sensors)))]
-    if twice:
-        raise ConfigError(f"{grid}: {twice[0]}: is the name of a subset of the sensors; choose another for this arm")
+    for name, keys in sets.items():
+        _check(name, keys, config)
     return [_arm(name, _with(config, keys), out) for name, keys in sets.items()]
+
+
+def _check(name: str, keys: Mapping[str, Any], config: RunConfig) -> None:
+    """An arm is told by its name, has a folder of it, and is scored on the windows of the run."""
+    if name in (*RESERVED, *map(key, subsets(list(config.sensors)))) or not re.fullmatch(r"[\w][\w .+=-]*", name):
+        raise ConfigError(
+            f"arm '{name}': expected letters, digits and .+=- in a name that is not of a subset of the sensors, nor "
+            f"one of {', '.join(RESERVED)}"
+        )
+    other = [path for path in keys if path.partition(".")[0] == "data"]
+    if other:
+        raise ConfigError(f"arm '{name}': {other[0]}: arms are compared on the same clips of the same logs as the run")
+    new = sorted({p.split(".")[1] for p in keys if p.startswith("sensors.")} - set(config.sensors))
+    if new:
+        raise ConfigError(
+            f"arm '{name}': sensors.{new[0]}: the run has no such sensor; {suggest(new[0], config.sensors)}"
+        )
 
 
 def _with(config: RunConfig, keys: Mapping[str, Any]) -> Mapping[str, Any]:
     tree = OmegaConf.create(config.tree())
     for path, value in keys.items():
-        OmegaConf.update(tree, path, value)
+        OmegaConf.update(tree, path, value, merge=False)
     found = OmegaConf.to_container(tree)
     assert isinstance(found, dict)
     return {str(part): value for part, value in found.items()}

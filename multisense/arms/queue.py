@@ -60,10 +60,17 @@ def train_arms(
         todo = [arm for arm in arms if arm.name not in found or found[arm.name].state == "failed"]
         for arm, error in _run(todo, on, workers):
             found[arm.name] = Outcome("failed" if error else "done", attempt, error)
-            write_atomically(out / "arms.json", json.dumps({n: asdict(o) for n, o in found.items()}, indent=1) + "\n")
+            _write(out / "arms.json", found)
             if error:
                 Console(stderr=True).print(f"arm {arm.name}, attempt {attempt}: {error}", markup=False, style="red")
+    _write(out / "arms.json", found)
     return {arm.name: found[arm.name] for arm in arms}
+
+
+def _write(file: Path, found: Mapping[str, Outcome]) -> None:
+    """Beside what is there of other arms."""
+    known = json.loads(file.read_text()) if file.exists() else {}
+    write_atomically(file, json.dumps({**known, **{n: asdict(o) for n, o in found.items()}}, indent=1) + "\n")
 
 
 def finished(arm: Arm) -> bool:
@@ -104,7 +111,10 @@ def in_processes(arms: Sequence[Arm], workers: int) -> Iterator[tuple[Arm, str]]
     threads = max((os.cpu_count() or 1) // workers, 1)
     with ThreadPoolExecutor(workers) as pool:
         waiting = {pool.submit(_in_process, arm, threads): arm for arm in arms}
-        yield from ((waiting[done], done.result()) for done in as_completed(waiting))
+        try:
+            yield from ((waiting[done], done.result()) for done in as_completed(waiting))
+        finally:  # told to stop, those at work save and end, and no other begins
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _in_process(arm: Arm, threads: int) -> str:

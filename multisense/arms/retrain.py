@@ -13,13 +13,15 @@ from rich.table import Table
 
 from multisense.arms.plan import Arm, objective_arms, subset_arms
 from multisense.arms.queue import Outcome, train_arms
+from multisense.checkpoint import saved_step
+from multisense.config import ConfigError
 from multisense.evaluate.ablation import Sides, baselines, measure, prepare, provenance, tabulate_drop
 from multisense.evaluate.plots import heat_map
 from multisense.evaluate.scores import compared, unknown
 from multisense.evaluate.table import Scores, Tree, by_label, describe, key, subsets, tabulate, text, write_ablation
 from multisense.logs.base import SensorLog
 from multisense.model import MultiSense
-from multisense.run import Run, open_run
+from multisense.run import Run, make_grids, open_run, resume_differs, training_logs
 
 LATE = "late fusion"
 
@@ -45,17 +47,20 @@ def retrain(
     `drop`, the scores of the run with sensors dropped; `laziness[sensor]` = the model of that sensor alone - the run from
     that sensor alone (Du et al. 2023, arXiv:2305.01233); `missing[sensor]` = the run without the sensor - the model that
     was trained without it. `arms` says what became of each; one that failed leaves its cells empty.
+
+    Every model is one training: intervals and p speak of other held-out logs, not of other seeds. What a seed is worth is
+    an arm of `objective` with another `train.seed`.
     """
     arms = subset_arms(run.config, out / "arms")
+    sides = _ready(run, arms, prepare(run, test_logs, train_logs, stride_s, seed))
     outcomes = train_arms(arms, out, on, workers)
     models = _models(run, arms, outcomes)
-    sides = prepare(run, test_logs, train_logs, stride_s, seed)
     scores = measure(run, sides, seed, batch_size, {f"retrained:{name}": of for name, of in models.items()})
     dropped = tabulate_drop(run, sides, scores)
     write_ablation(dropped, out)
     heat_map(dropped, out / "ablation.png")
     tree = _tabulate(run, sides, scores)
-    tokens = {name: sum(len(model.layout.sensor) for model in of) for name, of in models.items()}
+    tokens = {name: len(model.layout.sensor) for name, (model, *_) in models.items()}
     tree["arms"] = {name: {**asdict(outcome), "tokens": tokens.get(name)} for name, outcome in outcomes.items()}
     write_ablation(tree, out, "retrain")
     heat_map(tree, out / "retrain.png")
@@ -83,9 +88,9 @@ def objective(
     with Holm's p over labels and arms. An arm with other sensors is probed on those.
     """
     arms = objective_arms(run.config, out / "arms", without, grid)
+    sides = _ready(run, arms, prepare(run, test_logs, train_logs, stride_s, seed))
     outcomes = train_arms(arms, out, on, workers)
     models = {name: of for name, of in _models(run, arms, outcomes).items() if name != LATE}
-    sides = prepare(run, test_logs, train_logs, stride_s, seed)
     measured = measure(run, sides, seed, batch_size, {f"retrained:{name}": of for name, of in models.items()})
     columns = {"the run": measured[f"fused:{key(run.model.names)}"]}
     columns |= {arm.name: _known(measured, sides, f"retrained:{arm.name}") for arm in arms}
@@ -102,6 +107,22 @@ def objective(
     tree["provenance"] = provenance(run, sides, "ablation")
     write_ablation(tree, out, "objective")
     return tree
+
+
+def _ready(run: Run, arms: Sequence[Arm], sides: Sides) -> Sides:
+    """Raises ConfigError, before hours of training, where the arms would not be comparable with the run."""
+    logs, steps = training_logs(run.config), run.config.train.steps
+    resume_differs(run.path, run.config, logs)
+    if saved_step(run.path) < steps:
+        raise ConfigError(f"{run.path}: is at step {saved_step(run.path)} of {steps}; finish it first, with --resume")
+    for arm in arms:
+        grids = make_grids(arm.config, logs)
+        other = [name for name, grid in grids.items() if grid != run.grids[name]]
+        if other:
+            raise ConfigError(
+                f"arm '{arm.name}': sensors.{other[0]}: another rate or size than the run's; arms see the same clips"
+            )
+    return sides
 
 
 def _models(run: Run, arms: Sequence[Arm], outcomes: Mapping[str, Outcome]) -> dict[str, list[MultiSense]]:

@@ -74,12 +74,14 @@ def filled(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def _unit_free(train: Target, test: Target) -> tuple[Target, Target]:
-    """Quantities in deviations of the training windows, so that every dimension has the same say; 0 where it has none."""
+    """Quantities in deviations from the mean of the training windows, so that every dimension has the same say; 0 where
+    it has none."""
     if train.is_class:
         return train, test
-    spread = train.values[train.present].std(axis=0)
+    known = train.values[train.present]
+    mean, spread = known.mean(axis=0), known.std(axis=0)
     scale = np.where(spread > 0, spread, np.inf)
-    return replace(train, values=train.values / scale), replace(test, values=test.values / scale)
+    return replace(train, values=(train.values - mean) / scale), replace(test, values=(test.values - mean) / scale)
 
 
 def _unusable(train: Target, test: Target, train_log: np.ndarray) -> str:

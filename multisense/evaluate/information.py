@@ -1,14 +1,14 @@
 """Who knows what: the scores of subsets of sensors, shared out among the sensors.
 
 Shares are of what a probe can use, in the label's own score, and not bits: what no linear probe reads counts as unknown.
-All are sums of paired scores, so their intervals are paired, too.
+All are made of scores over the same resampled logs, so their intervals are paired.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
-from multisense.evaluate.scores import Score, known_value, weighted
+from multisense.evaluate.scores import Score, weighted
 
 Subset = tuple[str, ...]
 
@@ -43,7 +43,11 @@ def shares(names: Sequence[str], scores: Mapping[Subset, Score], chance: Score) 
     found = {}
     for name in names if len(names) > 1 else ():
         alone, rest = scores[(name,)], scores[tuple(n for n in names if n != name)]
-        less, more = sorted((alone, rest), key=known_value)
-        unique = alone - less
-        found[name] = {"unique": unique, "redundant": less - chance, "synergy": scores[tuple(names)] - more}
+        unique = (alone - rest).floored(0.0)
+        synergy = weighted([scores[tuple(names)], rest, unique], [1, -1, -1])
+        found[name] = {
+            "unique": unique,
+            "redundant": weighted([alone, chance, unique], [1, -1, -1]),
+            "synergy": synergy,
+        }
     return found

@@ -150,12 +150,13 @@ def _cell(
 
 
 def _unit_free(target: Target, samples: Samples) -> tuple[Target, np.ndarray]:
-    """Quantities in deviations of the training windows, as on the bench of `ablate`, and what one deviation is."""
+    """Quantities in deviations from the mean of the training windows, as on the bench of `ablate`, and what one deviation is."""
     if target.is_class:
         return target, np.ones(())
     train = np.unique(np.concatenate([train for train, _ in samples.splits]))
-    spread = target.values[train[target.present[train]]].std(axis=0)
-    return replace(target, values=target.values / np.where(spread > 0, spread, np.inf)), spread
+    known = target.values[train[target.present[train]]]
+    mean, spread = known.mean(axis=0), known.std(axis=0)
+    return replace(target, values=(target.values - mean) / np.where(spread > 0, spread, np.inf)), spread
 
 
 def _guessed(
