@@ -7,16 +7,23 @@ from typing import Any
 from rich.box import SIMPLE
 from rich.table import Table
 
-from multisense.evaluate.ablation import open_held_out
+from multisense.evaluate.ablation import open_held_out, refuse_overlap
 from multisense.evaluate.retrieval import AT, Route, pairs, retrieve
 from multisense.evaluate.table import text
+from multisense.run import training_logs
 
 
 def retrieve_path(
     run: Path, logs: str | Path | None, context: Sequence[str] | None = None, targets: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """`retrieve` for the run in folder `run` and the logs at the path `logs`, both ways along the routes asked for."""
+    """`retrieve` for the run in folder `run` and the logs at the path `logs`, both ways along the routes asked for.
+
+    Raises ValueError for logs that the run was trained on, where its training logs are there to be compared.
+    """
     opened, found = open_held_out(run, logs)
+    trained_on = opened.config.data.train
+    if Path(trained_on).exists() or str(logs) == trained_on:  # of the Hub nothing is fetched to compare it
+        refuse_overlap(training_logs(opened.config), found)
     return retrieve(opened, found, routes=routes_of(opened.model.names, context, targets))
 
 
