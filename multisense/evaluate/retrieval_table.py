@@ -60,13 +60,20 @@ def rich_table(found: dict[str, Any]) -> Table:
     table.add_section()
     for kind, entry in found["means"].items():
         table.add_row(*(f"mean: {kind}").split(" > "), *_cells(entry), style="bold")
-    chance = [f"{part['chance']:.2f}".lstrip("0") for part in found["mean"]["recall"].values()]
-    table.add_row("chance", "", *chance, f"{found['mean']['chance_rank']:g}", ".00", style="dim")
+    chance = [_number(part["chance"]) for part in found["mean"]["recall"].values()]
+    table.add_row("chance", "", *chance, _rank(found["mean"]["chance_rank"]), ".00", style="dim")
     return table
 
 
 def _cells(entry: dict[str, Any]) -> list[str]:
     recall = entry["recall"]
     shown = [text(recall[str(k)], interval=k == AT[0]) for k in AT]
-    skill = text({"mean": entry["skill"], "low": None, "high": None})
-    return [*shown, f"{entry['median_rank']:g}", skill]
+    return [*shown, _rank(entry["median_rank"]), _number(entry["skill"])]
+
+
+def _number(value: float | None) -> str:
+    return text({"mean": value, "low": None, "high": None})
+
+
+def _rank(value: float | None) -> str:
+    return "-" if value is None else f"{value:g}"
