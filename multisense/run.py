@@ -23,7 +23,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from multisense.clips import Grid, parse_grid
 from multisense.config import Config, ConfigError, parse, read_tree
-from multisense.logs import open_logs
+from multisense.logs import hub, open_logs
 from multisense.logs.base import LogError, SensorLog
 from multisense.logs.files import keep_digests
 from multisense.modalities import parse_sensors
@@ -311,18 +311,33 @@ def resume_differs(path: Path, config: RunConfig, logs: Sequence[SensorLog], all
     return differ
 
 
+def has_training_logs(config: RunConfig) -> bool:
+    """Whether there is something at `data.train`; what is on the Hub is taken to be there."""
+    return hub.recognises(config.data.train) or Path(config.data.train).exists()
+
+
 def training_logs(config: RunConfig) -> list[SensorLog]:
     """The logs of `data.train` less the held-out ones."""
+    logs = _logs_of_train(config)
+    kept = [log for log in logs if log.name not in config.data.hold_out]
+    if not kept:
+        raise LogError(f"data.hold_out: leaves none of the {len(logs)} logs of {config.data.train} to train on")
+    return kept
+
+
+def held_out_logs(config: RunConfig) -> list[SensorLog]:
+    """The logs of `data.train` that `data.hold_out` names."""
+    return [log for log in _logs_of_train(config) if log.name in config.data.hold_out]
+
+
+def _logs_of_train(config: RunConfig) -> list[SensorLog]:
     logs = open_logs(config.data.train)
     unknown = sorted(set(config.data.hold_out) - {log.name for log in logs})
     if unknown:
         raise LogError(
             f"data.hold_out: {unknown} are not logs of {config.data.train}; it has {[log.name for log in logs][:20]}"
         )
-    kept = [log for log in logs if log.name not in config.data.hold_out]
-    if not kept:
-        raise LogError(f"data.hold_out: leaves none of the {len(logs)} logs of {config.data.train} to train on")
-    return kept
+    return logs
 
 
 def flat(tree: Any, at: str = "") -> dict[str, Any]:

@@ -26,10 +26,12 @@ class ArrayLog:
     streams: Mapping[str, tuple[str, float, np.ndarray, np.ndarray]]
     """sensor -> (modality, rate_hz, times_s, data)"""
     labels: Mapping[str, Label] = field(default_factory=dict)
+    at: str = ""
+    """Where it says it lies; "memory:NAME" by default."""
 
     @property
     def path(self) -> str:
-        return f"memory:{self.name}"
+        return self.at or f"memory:{self.name}"
 
     @property
     def sensors(self) -> dict[str, SensorInfo]:

@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import runpy
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +13,11 @@ from conftest import body_log
 from rich.console import Console
 from test_embed import make_run
 
-from multisense.evaluate.ablation import ablate, split_logs
+from multisense.evaluate.ablation import ablate, open_held_out, prepare, probe_logs, split_logs
 from multisense.evaluate.bench import Bench, bench
 from multisense.evaluate.plots import heat_map
 from multisense.evaluate.retrieval import retrieve
+from multisense.evaluate.retrieval_table import retrieve_path
 from multisense.evaluate.table import Tree, describe, key, rich_table, subsets, tabulate, text, write_ablation
 from multisense.evaluate.windows import Target
 
@@ -142,6 +145,68 @@ def test_what_a_run_held_out_is_what_it_is_tested_on_even_where_its_training_log
     logs = tree["provenance"]["ablation"]["logs"]
     assert (logs["train"]["count"], logs["test"]["count"]) == (4, 2)
     assert logs["test"]["first"] == "memory:body-001"
+
+
+@pytest.fixture
+def holding(run, tmp_path, monkeypatch):
+    """A run that holds one of the three logs in its folder out, and a folder of others with the same names."""
+    data = run.config.data.model_copy(update={"train": str(tmp_path / "own"), "hold_out": ["body-001"]})
+    held = replace(run, config=run.config.model_copy(update={"data": data}))
+
+    def logs_in(path: str | Path) -> list:
+        found = [body_log(n, seconds=1.5) for n in range(3)]
+        for log in found:
+            log.at = f"{path}/{log.name}.h5"
+        return found
+
+    (tmp_path / "own").mkdir()
+    monkeypatch.setattr("multisense.run.open_logs", logs_in)
+    monkeypatch.setattr("multisense.evaluate.ablation.open_logs", logs_in)
+    monkeypatch.setattr("multisense.evaluate.ablation.open_run", lambda path, device: held)
+    return held
+
+
+def names_of(logs) -> list[str]:
+    return [log.name for log in logs]
+
+
+def test_held_out_logs_are_those_that_the_run_holds_out(holding, tmp_path):
+    opened, found = open_held_out(tmp_path, None)
+    assert names_of(found) == ["body-001"]
+    train, test = probe_logs(opened, found)
+    assert (names_of(train), names_of(test)) == (["body-000", "body-002"], ["body-001"])
+    _, everything = open_held_out(tmp_path, tmp_path / "own")
+    assert names_of(probe_logs(opened, everything)[1]) == ["body-001"]
+
+
+def test_what_is_scored_on_training_logs_is_refused(holding, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"2 of 3 held-out logs are among the training logs \(first: body-000\)"):
+        retrieve_path(tmp_path, tmp_path / "own")
+    assert retrieve_path(tmp_path, tmp_path / "other", ["eye"], ["arm"])["gallery"] == 3
+    tool = runpy.run_path(str(Path(__file__).parents[1] / "tools" / "null_world.py"))
+    monkeypatch.setattr("sys.argv", ["null_world.py", "run", str(tmp_path / "own"), "--logs", "1"])
+    with pytest.raises(ValueError, match="2 of 3 held-out logs are among the training logs"):
+        tool["main"]()
+
+
+def test_logs_elsewhere_that_have_the_name_of_a_held_out_one_are_all_used(holding, tmp_path):
+    _, found = open_held_out(tmp_path, tmp_path / "other")
+    train, test = probe_logs(holding, found)
+    assert (names_of(train), names_of(test)) == (["body-000", "body-002"], ["body-000", "body-001", "body-002"])
+    assert prepare(holding, found).test.logs == found
+
+
+def test_training_logs_on_the_hub_are_not_gone(holding, tmp_path):
+    data = holding.config.data.model_copy(update={"train": "hf://datasets/some/body"})
+    remote = replace(holding, config=holding.config.model_copy(update={"data": data}))
+    train, test = probe_logs(remote, open_held_out(tmp_path, tmp_path / "other")[1])
+    assert (names_of(train), len(test)) == (["body-000", "body-002"], 3)
+
+
+def test_where_training_logs_were_looked_for_is_said(run, capsys):
+    with pytest.raises(ValueError, match=f"give at least 3, or the training logs at {Path('memory').resolve()}"):
+        probe_logs(run, [body_log(n) for n in range(2)])
+    assert str(Path("memory").resolve()) in capsys.readouterr().err
 
 
 def test_ablate_refuses_to_test_on_what_probes_were_trained_on(run, tmp_path):

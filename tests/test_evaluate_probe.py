@@ -120,6 +120,14 @@ def test_groups_are_what_a_label_says_of_a_log():
     assert number.tolist() == [1, 0, 1, 0]
     (train, test), _ = leave_one_out(number)
     assert (train.tolist(), test.tolist()) == ([0, 2], [1, 3])
+    told = Label("kind", np.array([-1, 5, -1, 5]), np.arange(4) / 20)
+    unsaid = Label("kind", np.array(-1))
+    logs[0].labels["kind"] = told
+    assert groups_of(logs, "kind").tolist() == [1, 0, 1, 0]
+    logs[1].labels["kind"] = unsaid
+    with pytest.raises(ValueError, match="--group kind: log 2 of 4 has no known value of it"):
+        groups_of(logs, "kind")
+    logs[1].labels["kind"] = logs[3].labels["kind"]
     with pytest.raises(ValueError, match="log 1 of 4 has 10 values of it; a group is one per log"):
         groups_of(logs, "height")
     with pytest.raises(ValueError, match=r"has no such label; known are \['height', 'kind'\]"):

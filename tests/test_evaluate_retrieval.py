@@ -1,6 +1,7 @@
 """Retrieval from any sensors to any other: routes, ranks by brute force, both ways, the table."""
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ from rich.console import Console
 from test_embed import make_run
 
 from multisense.clips import Windows, collate
+from multisense.embed import weights_fingerprint
 from multisense.evaluate.retrieval import flat, pairs, places, ranks, retrieve, similarity
 from multisense.evaluate.retrieval_table import rich_table, routes_of
+from multisense.report.retrieved import retrieval_table as retrieval_html
 from multisense.run import Run
 
 
@@ -77,6 +80,47 @@ def test_several_senses_to_one_and_back_agree_with_the_model_asked_by_hand(run):
     assert (places(cosines) == own).all()
     assert set(found["means"]) == {"several > one", "one > several"}
     assert found["means"]["several > one"] == entry == found["mean"]
+
+
+def test_logs_without_a_sensor_are_in_no_gallery_of_it(run):
+    logs = [body_log(n, seconds=1.0) for n in range(15)]
+    whole = logs[:12]
+    for log in logs[12:]:
+        log.streams = {name: stream for name, stream in log.streams.items() if name != "arm"}
+    routes = [(("eye",), ("arm",)), (("arm",), ("eye",)), (("eye",), ("ear",)), (("eye",), ("arm", "ear"))]
+    routes += [(("arm", "pad"), ("eye",))]
+    mixed, clean = (retrieve(run, some, routes=routes)["pairs"] for some in (logs, whole))
+    for route in ("eye>arm", "arm>eye", "eye>arm+ear"):
+        assert mixed[route]["size"] == 12
+        assert mixed[route]["recall"]["1"]["chance"] == pytest.approx(1 / 12)
+        assert mixed[route]["median_rank"] == clean[route]["median_rank"]
+        assert mixed[route]["recall"]["5"]["mean"] == pytest.approx(clean[route]["recall"]["5"]["mean"])
+    assert mixed["eye>ear"]["size"] == mixed["arm+pad>eye"]["size"] == 15
+
+
+def test_what_no_log_has_is_not_known_and_the_table_shows_it(run):
+    logs = [body_log(n, seconds=1.0) for n in range(11)]
+    for log in logs:
+        log.streams = {name: stream for name, stream in log.streams.items() if name != "arm"}
+    for routes in ([(("eye",), ("arm",))], [(("eye",), ("arm",)), (("eye",), ("ear",))]):
+        found = retrieve(run, logs, routes=routes)
+        entry = found["pairs"]["eye>arm"]
+        assert (entry["skill"], entry["median_rank"], entry["recall"]["1"]["mean"], entry["size"]) == (None,) * 3 + (0,)
+        shown = io.StringIO()
+        Console(file=shown, width=80).print(rich_table(json.loads(json.dumps(found, allow_nan=False))))
+        assert next(x for x in shown.getvalue().splitlines() if x.startswith("eye")).split()[2:] == ["-"] * 5
+        assert "eye → arm" in retrieval_html(found)
+    assert found["mean"]["skill"] == found["pairs"]["eye>ear"]["skill"]
+
+
+def test_retrieval_says_what_it_was_made_of(run):
+    logs = [body_log(n, seconds=1.0) for n in range(11)]
+    found, other = (retrieve(run, some, routes=[(("eye",), ("arm",))], seed=3) for some in (logs, logs[1:]))
+    made = found["provenance"]
+    assert made["weights"] == weights_fingerprint(run.model)
+    assert made["retrieval"]["seed"] == 3
+    assert made["retrieval"]["logs"]["test"]["count"] == 11
+    assert made["retrieval"]["logs"] != other["provenance"]["retrieval"]["logs"]
 
 
 def test_what_is_not_in_the_context_cannot_change_a_route(run):

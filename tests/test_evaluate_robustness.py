@@ -15,6 +15,7 @@ from multisense.evaluate.ablation import ablate, prepare
 from multisense.evaluate.disturbances import DISTURBANCES
 from multisense.evaluate.robustness import robustness
 from multisense.evaluate.robustness_files import rich_table
+from multisense.evaluate.shuffle import SWAPPED, shuffled
 from multisense.evaluate.table import Tree
 from multisense.run import Run
 
@@ -121,3 +122,13 @@ def test_a_single_sensor_is_held_against_chance(tmp_path):
     assert arm["levels"]["without"]["labels"]["height"]["mean"] == 0.0
     assert arm["levels"]["without"]["labels"]["fast"]["mean"] == 0.5
     assert arm["levels"]["clean"] == arm["levels"]["alone"]
+
+
+def test_a_sensor_that_one_log_has_is_not_swapped_for_itself(run, tmp_path):
+    logs = [body_log(n, seconds=1.5) for n in range(8, 11)]
+    for log in logs[1:]:
+        log.streams = {name: stream for name, stream in log.streams.items() if name != "arm"}
+    sides = prepare(run, logs, SIDES[0])
+    assert set(shuffled(run, sides.test, 0, 8)) == set(run.model.names) - {"arm"}
+    tree = robustness(run, logs, tmp_path, train_logs=SIDES[0], disturbances=[SWAPPED, DISTURBANCES[0]])
+    assert {name for name, part in tree["sensors"].items() if "swapped" in part["curves"]} == {"eye", "ear", "pad"}

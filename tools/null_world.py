@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from multisense.clips import Windows
 from multisense.embed import batches, embed_subsets
-from multisense.evaluate.ablation import open_held_out
+from multisense.evaluate.ablation import open_held_out, refuse_overlap
 from multisense.evaluate.bench import bench
 from multisense.evaluate.table import subsets
 from multisense.evaluate.windows import label_names, targets
@@ -63,7 +63,9 @@ def main() -> None:
     parser.add_argument("--logs", type=int, default=200, help="Of the training logs, at most.")
     given = parser.parse_args()
     run, test = open_held_out(given.run, given.test)
-    train = training_logs(run.config)[: given.logs]
+    trained_on = training_logs(run.config)
+    refuse_overlap(trained_on, test)
+    train = trained_on[: given.logs]
     check_logs(run.config, run.grids, [*train, *test])
     above = permuted(run, train, test, given.permutations, run.config.data.clip_seconds)
     for name, cells in above.items():

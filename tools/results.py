@@ -2,7 +2,7 @@
 `python tools/results.py FOLDER... docs/results/NAME.md --title ... --command ...`.
 
 Each FOLDER holds some of ablation.json, retrain.json, objective.json, robustness.json and retrieval.json
-(`multisense retrieve RUN --json > retrieval.json`), of the same run.
+(`multisense retrieve RUN --json > retrieval.json`), all of the same weights.
 """
 
 import argparse
@@ -53,10 +53,9 @@ def needs_table(tree: Mapping[str, Any]) -> str:
     sensors = list(tree["mean"]["needs"])
     rows = []
     for name, part in parts(tree):
-        known = [s for s in sensors if part["needs"][s]["mean"] is not None]
-        rows.append(
-            [name, *(tested(part["needs"][s]) for s in sensors), max(known, key=lambda s: part["needs"][s]["mean"])]
-        )
+        known = {s: part["needs"][s]["mean"] for s in sensors if part["needs"][s]["mean"] is not None}
+        worst = max(known, key=lambda s: known[s], default="-")
+        rows.append([name, *(tested(part["needs"][s]) for s in sensors), worst])
     return table(["label", *(f"without {s}" for s in sensors), "hurts most"], rows)
 
 
@@ -72,13 +71,25 @@ def differences_table(tree: Mapping[str, Any]) -> str:
 
 
 def knows_table(tree: Mapping[str, Any]) -> str:
-    sensors = list(tree["mean"]["shares"])
-    rows = [
-        [name, *(" / ".join(f"{part['shares'][s][k]['mean']:.2f}" for k in ("unique", "redundant", "synergy"))
-                 + f"; {part.get('shapley', part['shuffle'])[s]['mean']:.2f}" for s in sensors)]
-        for name, part in parts(tree)
-    ]  # fmt: skip
-    return table(["label", *sensors], rows)
+    """Shares of each sensor, and its Shapley value or, of many sensors, for which there is none, what shuffling costs."""
+    sensors, rows = list(tree["mean"]["shares"]), []
+    last = "shapley" if "shapley" in tree["mean"] else "shuffle"
+    for name, part in parts(tree):
+        own = [" / ".join(short(part["shares"][s][k]) for k in ("unique", "redundant", "synergy")) for s in sensors]
+        rows.append(
+            [name, *(f"{shown}; {short(part[last].get(s, {}))}" for s, shown in zip(sensors, own, strict=True))]
+        )
+    words = "its Shapley value" if last == "shapley" else "the loss where it is that of another log"
+    return "\n\n".join(
+        [
+            f"Unique / redundant / synergy of each sense beside all others; then {words}.",
+            table(["label", *sensors], rows),
+        ]
+    )
+
+
+def short(score: Cell) -> str:
+    return "-" if score.get("mean") is None else f"{score['mean']:.2f}"
 
 
 def sensors_table(tree: Mapping[str, Any]) -> str:
@@ -140,18 +151,21 @@ def retrieval_table(found: Mapping[str, Any]) -> str:
         [
             way.replace(">", " > "),
             *(cell(entry["recall"][k]) for k in chance),
-            f"{entry['median_rank']:g}",
-            f"{entry['skill']:.2f}",
+            plain(entry["median_rank"], "g"),
+            plain(entry["skill"], ".2f"),
         ]
         for way, entry in [
             *found["pairs"].items(),
             *((f"**mean: {kind}**", entry) for kind, entry in found["means"].items()),
         ]
     ]
-    rows.append(
-        ["*chance*", *(f"{part['chance']:.4f}" for part in chance.values()), f"{found['mean']['chance_rank']:g}", ".00"]
-    )
+    by_chance = [plain(part["chance"], ".4f") for part in chance.values()]
+    rows.append(["*chance*", *by_chance, plain(found["mean"]["chance_rank"], "g"), ".00"])
     return table(["from > to", *(f"R@{k}" for k in chance), "median rank", "skill"], rows)
+
+
+def plain(value: float | None, form: str) -> str:
+    return "-" if value is None else f"{value:{form}}"
 
 
 def sections(trees: Mapping[str, Any], pictures: Mapping[str, str]) -> list[str]:
@@ -166,15 +180,16 @@ def sections(trees: Mapping[str, Any], pictures: Mapping[str, str]) -> list[str]
         ]
         shown += ["### What removing a sense costs", needs_table(tree)] if tree["mean"]["needs"] else []
         if tree["mean"].get("shares"):
-            words = "Unique / redundant / synergy of each sense beside all others; then its Shapley value."
-            shown += ["### Who knows what", words, knows_table(tree)]
+            shown += ["### Who knows what", knows_table(tree)]
         shown += ["### Every subset", scores_table(tree)]
     if "retrain" in trees:
         tree = trees["retrain"]
         shown += ["## A model trained for each set of senses", pictures.get("retrain", ""), by_mean_table(tree)]
         shown += [f"Labels on which something else is ahead of all senses together: {worse_elsewhere(tree)}."]
-        shown += ["### Dropped from one model, or trained without (mean over labels)", sensors_table(tree)]
-        shown += ["### What training without a sense costs", needs_table(tree), "### Every model", scores_table(tree)]
+        if tree["mean"]["needs"]:  # of a single sense there is nothing to leave out
+            shown += ["### Dropped from one model, or trained without (mean over labels)", sensors_table(tree)]
+            shown += ["### What training without a sense costs", needs_table(tree)]
+        shown += ["### Every model", scores_table(tree)]
     if "objective" in trees:
         shown += ["## Trained with another objective", objective_table(trees["objective"])]
     if "robustness" in trees:
@@ -185,15 +200,30 @@ def sections(trees: Mapping[str, Any], pictures: Mapping[str, str]) -> list[str]
     return shown
 
 
+def provenances(trees: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """{"ablation": provenance}; exits where there is none, or results are not of the same weights."""
+    found = {name: tree["provenance"] for name, tree in trees.items() if "provenance" in tree}
+    if not found:
+        raise SystemExit(f"{', '.join(trees)}: no provenance in any of them; make them again with this version")
+    weights = {name: of["weights"] for name, of in found.items() if "weights" in of}
+    if len(set(weights.values())) > 1:
+        shown = ", ".join(f"{name}.json of {of}" for name, of in weights.items())
+        raise SystemExit(f"results of different weights: {shown}; a page is of one run")
+    return found
+
+
 def page(trees: Mapping[str, Any], title: str, command: str, notes: str, pictures: Mapping[str, str]) -> str:
-    known = next(tree for tree in trees.values() if "provenance" in tree)["provenance"]
+    every = provenances(trees)
+    known = next(iter(every.values()))
     made = {k: known[k] for k in ("multisense", "code", "torch", "seed", "data", "logs", "weights") if k in known}
-    windows = next(known[k]["windows"] for k in ("ablation", "robustness") if k in known)
+    made_of = [of[k] for of in every.values() for k in ("ablation", "robustness", "retrieval") if k in of]
+    windows = next((part["windows"] for part in made_of if "windows" in part), "-")
     head = [
         f"# {title}",
         f"Made by\n\n```bash\n{command.strip()}\n```",
         f"Provenance: {', '.join(f'{k} {v}' for k, v in made.items())}. Windows: {windows}. Linear probes on held-out logs; "
-        "brackets are 95 % bootstrap-t intervals over logs, paired for differences; p is Holm's over the table, bold below .05. "
+        "brackets are 95 % bootstrap-t intervals over logs, paired for differences; "
+        "p is Holm's over all labels of a table, the mean by itself, bold below .05. "
         "Accuracy is balanced over classes. In the mean over labels a score below 0 counts as 0.",
     ]
     return "\n\n".join([*head, *([notes] if notes else []), *(s for s in sections(trees, pictures) if s), ""])
@@ -207,20 +237,26 @@ def main() -> None:
     parser.add_argument("--command", required=True)
     parser.add_argument("--notes", type=Path, help="Markdown with what did and did not work, after the provenance.")
     given = parser.parse_args()
-    given.out.parent.mkdir(parents=True, exist_ok=True)
     files = {
         name: folder / f"{name}.json"
         for folder in given.folders
         for name in NAMES
         if (folder / f"{name}.json").exists()
     }
+    if not files:
+        folders = ", ".join(map(str, given.folders))
+        raise SystemExit(
+            f"{folders}: found none of {', '.join(f'{name}.json' for name in NAMES)}; expected some of them"
+        )
+    trees = {name: json.loads(file.read_text()) for name, file in files.items()}
+    provenances(trees)  # before a picture is written
+    given.out.parent.mkdir(parents=True, exist_ok=True)
     pictures = {}
     for name, file in files.items():
         if file.with_suffix(".png").exists():
             beside = given.out.with_name(given.out.stem + ("" if name == "ablation" else f"_{name}") + ".png")
             beside.write_bytes(file.with_suffix(".png").read_bytes())
             pictures[name] = f"![{name}]({beside.name})"
-    trees = {name: json.loads(file.read_text()) for name, file in files.items()}
     notes = given.notes.read_text().strip() if given.notes else ""
     given.out.write_text(page(trees, given.title, given.command, notes, pictures))
 

@@ -33,7 +33,16 @@ from multisense.logs.base import SensorLog
 from multisense.logs.open import open_logs
 from multisense.modalities import touch
 from multisense.model import MultiSense
-from multisense.run import Run, check_logs, open_run, training_logs, untrained_model
+from multisense.run import (
+    Run,
+    RunConfig,
+    check_logs,
+    has_training_logs,
+    held_out_logs,
+    open_run,
+    training_logs,
+    untrained_model,
+)
 from multisense.types import Batch
 
 Features = dict[str, np.ndarray]
@@ -73,12 +82,14 @@ def ablate_path(run: Path, logs: str | Path | None, out: Path, stride_s: float |
 def open_held_out(run: Path, logs: str | Path | None) -> tuple[Run, list[SensorLog]]:
     """The run in folder `run`, and the logs at the path `logs`.
 
-    Where no path is given: the run's `data.test`, or its `data.train` if it holds logs of it out.
+    Where no path is given: the run's `data.test`, or the logs of its `data.train` that it holds out.
     """
     opened = open_run(run, device="cuda" if torch.cuda.is_available() else "cpu")
     warn_if_unfinished(opened)
     data = opened.config.data
-    logs = logs or data.test or (data.train if data.hold_out else None)
+    logs = logs or data.test
+    if logs is None and data.hold_out:
+        return opened, held_out_logs(opened.config)
     if logs is None:
         raise ValueError(f"{run}: its configuration names no held-out logs (data.test); give their path")
     return opened, open_logs(logs)
@@ -119,18 +130,28 @@ def prepare(
 def probe_logs(run: Run, given: Sequence[SensorLog]) -> tuple[Sequence[SensorLog], Sequence[SensorLog]]:
     """(training, held-out) for probes: the run's own training logs and those given, or a split of those given."""
     data = run.config.data
+    if has_training_logs(run.config):
+        return training_logs(run.config), held_out_of(run.config, given)
+    at = Path(data.train).resolve()
+    words = f"The run's training logs ({data.train}) are gone, nothing is at {at}: probes are trained on given logs."
+    Console(stderr=True).print(words, markup=False, soft_wrap=True)
     held_out = [log for log in given if log.name in data.hold_out]
-    if Path(data.train).exists():
-        return training_logs(run.config), held_out or given
-    Console(stderr=True).print(f"The run's training logs ({data.train}) are gone: probes are trained on given logs.")
     if held_out and len(held_out) < len(given):
         return [log for log in given if log.name not in data.hold_out], held_out
     if len(given) < 3:
         raise ValueError(
             f"the run's training logs ({data.train}) are gone, and {len(given)} log(s) are too few to train "
-            "probes on some and test on others; give at least 3"
+            f"probes on some and test on others; give at least 3, or the training logs at {at}"
         )
     return split_logs(given)
+
+
+def held_out_of(config: RunConfig, given: Sequence[SensorLog]) -> Sequence[SensorLog]:
+    """Those given that the run holds out of its `data.train`; all of them where none is. A log elsewhere that only has
+    the name of one is another log."""
+    named = held_out_logs(config) if config.data.hold_out and has_training_logs(config) else []
+    own = {_identity(log) for log in named}
+    return [log for log in given if _identity(log) in own] or given
 
 
 def split_logs(logs: Sequence[SensorLog], test_fraction: float = 0.3) -> tuple[list[SensorLog], list[SensorLog]]:
@@ -142,13 +163,17 @@ def split_logs(logs: Sequence[SensorLog], test_fraction: float = 0.3) -> tuple[l
 
 def refuse_overlap(train: Sequence[SensorLog], test: Sequence[SensorLog]) -> None:
     """ValueError where a log is on both sides."""
-    known = {(Path(log.path).resolve(), log.name) for log in train}
-    both = [log.name for log in test if (Path(log.path).resolve(), log.name) in known]
+    known = {_identity(log) for log in train}
+    both = [log.name for log in test if _identity(log) in known]
     if both:
         raise ValueError(
-            f"{len(both)} of {len(test)} held-out logs are among the training logs (first: {both[0]}); a probe "
-            "scored on what it was trained on says nothing: give logs that the run has not seen"
+            f"{len(both)} of {len(test)} held-out logs are among the training logs (first: {both[0]}); a score on what "
+            "was trained on says nothing: give logs that the run has not seen"
         )
+
+
+def _identity(log: SensorLog) -> tuple[Path, str]:
+    return Path(log.path).resolve(), log.name
 
 
 def _bench(train: Windows, test: Windows, seconds: float, seed: int) -> tuple[Bench, dict[str, str]]:

@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from multisense.clips import Windows, collate
+from multisense.embed import weights_fingerprint
 from multisense.evaluate.metrics import share
 from multisense.evaluate.scores import of_sums, resamples
 from multisense.evaluate.table import key
 from multisense.logs.base import SensorLog
-from multisense.run import Run, check_logs
+from multisense.run import Run, check_logs, data_fingerprint
 from multisense.types import Batch
 
 AT = (1, 5, 10)
@@ -54,8 +55,11 @@ def retrieve(
     Query: the latents of b predicted from a. Gallery: the latents of b of one window of every log, so that the match is
     among different recordings. Several targets count alike: the similarity is the mean of theirs. Returns {"pairs":
     {"camera>mic": ..., "camera+mic>arm": ...}, "means": {"one > one": ...}, "mean": that of the first kind of route,
-    "gallery": size}; each entry holds recall at 1, 5 and 10 with chance and 95 % intervals over logs, the median rank,
-    and the skill: 1 - L1 error of the prediction / L1 error of the mean target.
+    "gallery": size, "provenance"}; each entry holds recall at 1, 5 and 10 with chance and 95 % intervals over logs, the
+    median rank, the `size` of its galleries, and the skill: 1 - L1 error of the prediction / L1 error of the mean target.
+
+    Windows without all targets, or without any of the context, neither ask nor stand in a route's galleries; what is
+    then not known of a route is None. A mean over routes counts every query alike, and the skill of every route.
     """
     check_logs(run.config, run.grids, logs)
     routes = pairs(run.model.names) if routes is None else routes
@@ -65,7 +69,7 @@ def retrieve(
     loader = DataLoader(Subset(windows, picks.ravel().tolist()), batch_size, collate_fn=collate)
     sides = predictions(run, loader, routes)
     found = {route: _ranks_of(route, sides, np.arange(picks.size).reshape(picks.shape)) for route in routes}
-    skills = {route: float(np.mean([skill(*sides[route[0], target]) for target in route[1]])) for route in routes}
+    skills = {route: _mean([skill(*sides[route[0], target]) for target in route[1]]) for route in routes}
     kinds: dict[str, list[Route]] = {}
     for route in routes:
         kinds.setdefault(" > ".join("one" if len(part) == 1 else "several" for part in route), []).append(route)
@@ -73,12 +77,25 @@ def retrieve(
     def entry(some: Sequence[Route]) -> dict[str, Any]:
         ranked = np.concatenate([found[route] for route in some])
         whole = summary(ranked, np.concatenate([log[picks]] * len(some)))
-        return {"skill": float(np.mean([skills[route] for route in some])), **whole}
+        return {"skill": _mean([skills[route] for route in some]), **whole}
 
     means = {kind: entry(some) for kind, some in kinds.items()}
     named = {f"{key(route[0])}>{key(route[1])}": entry([route]) for route in routes}
     first = next(iter(means.values()))
-    return {"pairs": named, "means": means, "mean": first, "gallery": picks.shape[1], "galleries": len(picks)}
+    shape = {"gallery": picks.shape[1], "galleries": len(picks)}
+    return {"pairs": named, "means": means, "mean": first, **shape, "provenance": _provenance(run, logs, picks, seed)}
+
+
+def _provenance(run: Run, logs: Sequence[SensorLog], picks: np.ndarray, seed: int) -> dict[str, Any]:
+    made = {"window_s": run.config.data.clip_seconds, "seed": seed, "windows": picks.size}
+    of = {"count": len(logs), "first": logs[0].path, "fingerprint": data_fingerprint(logs)}
+    return {**run.provenance, "weights": weights_fingerprint(run.model), "retrieval": {**made, "logs": {"test": of}}}
+
+
+def _mean(skills: Sequence[float | None]) -> float | None:
+    """Over those that are known."""
+    known = [value for value in skills if value is not None and np.isfinite(value)]
+    return float(np.mean(known)) if known else None
 
 
 def pairs(names: Sequence[str]) -> list[Route]:
@@ -126,10 +143,17 @@ def _joined(parts: list[Sides], way: tuple[tuple[str, ...], str], side: int) -> 
 
 
 def _ranks_of(route: Route, sides: Sides, rows: np.ndarray) -> np.ndarray:
-    """(G, L) ranks in each gallery, whose windows are the rows (G, L) of the sides."""
+    """(G, L) ranks in each gallery, whose windows are the rows (G, L) of the sides; NaN where a window has no query or
+    no match, and so is in no gallery, or is alone in its own."""
     context, targets = route
     both = [sides[context, target] for target in targets]
-    return np.stack([places(np.mean([similarity(q[row], g[row]) for q, g in both], axis=0)) for row in rows])
+    there = np.logical_and.reduce([np.isfinite(side).any(axis=1) for pair in both for side in pair])
+    found = np.full(rows.shape, np.nan)
+    for ranks_here, row in zip(found, rows, strict=True):
+        kept = row[there[row]]
+        if len(kept) > 1:
+            ranks_here[there[row]] = places(np.mean([similarity(q[kept], g[kept]) for q, g in both], axis=0))
+    return found
 
 
 def flat(tokens: Tensor, valid: Tensor) -> np.ndarray:
@@ -139,10 +163,12 @@ def flat(tokens: Tensor, valid: Tensor) -> np.ndarray:
 
 def skill(predicted: np.ndarray, target: np.ndarray) -> float:
     """1 - |predicted - target| / |mean target - target| over known entries (NaN is unknown): 1 is perfect, 0 is what
-    knowing nothing of the window achieves."""
-    known = np.isfinite(target).any(axis=0)
-    predicted, target = predicted[:, known], target[:, known]
-    return float(1 - np.nanmean(np.abs(predicted - target)) / np.nanmean(np.abs(np.nanmean(target, axis=0) - target)))
+    knowing nothing of the window achieves. NaN where nothing is known, or the target is the same in every window."""
+    rows = np.isfinite(predicted).any(axis=1) & np.isfinite(target).any(axis=1)
+    known = np.isfinite(target[rows]).any(axis=0)
+    predicted, target = predicted[rows][:, known], target[rows][:, known]
+    spread = float(np.nanmean(np.abs(np.nanmean(target, axis=0) - target))) if target.size else 0.0
+    return 1 - float(np.nanmean(np.abs(predicted - target))) / spread if spread > 0 else float("nan")
 
 
 def ranks(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
@@ -170,15 +196,25 @@ def places(cosines: np.ndarray) -> np.ndarray:
 
 
 def summary(found: np.ndarray, log: np.ndarray) -> dict[str, Any]:
-    """Ranks (G, L) in galleries of L windows, and the log (G, L) of each -> recall, median rank and chance."""
-    size = found.shape[1]
-    _, number = np.unique(log, return_inverse=True)
-    number = number.ravel()
+    """Ranks (G, L) in galleries of L windows, NaN where a window is not in it, and the log (G, L) of each -> recall,
+    median rank, chance, and the median `size` of a gallery. All are None where no rank is known."""
+    there = np.isfinite(found)
+    if not there.any():
+        nothing = dict.fromkeys(("mean", "low", "high", "chance"))
+        return {"recall": {str(k): nothing for k in AT}, **dict.fromkeys(("median_rank", "chance_rank")), "size": 0}
+    size = there.sum(axis=1)[there.any(axis=1)]
+    found, (_, number) = found[there], np.unique(log[there], return_inverse=True)
     counts = np.bincount(number)
     weights = resamples(len(counts))
     recall = {}
     for k in AT:
-        hits = np.bincount(number, weights=(found <= k).ravel())
+        hits = np.bincount(number, weights=found <= k)
         drawn = of_sums(np.stack([counts, hits], axis=1)[..., None], share, weights, (0.0, 1.0))
-        recall[str(k)] = {**drawn.interval(), "chance": min(k / size, 1.0)}
-    return {"recall": recall, "median_rank": float(np.median(found)), "chance_rank": (size + 1) / 2}
+        recall[str(k)] = {**drawn.interval(), "chance": float(np.average(np.minimum(k / size, 1.0), weights=size))}
+    by_chance = float(np.average((size + 1) / 2, weights=size))
+    return {
+        "recall": recall,
+        "median_rank": float(np.median(found)),
+        "chance_rank": by_chance,
+        "size": int(np.median(size)),
+    }

@@ -7,16 +7,23 @@ from typing import Any
 from rich.box import SIMPLE
 from rich.table import Table
 
-from multisense.evaluate.ablation import open_held_out
+from multisense.evaluate.ablation import open_held_out, refuse_overlap
 from multisense.evaluate.retrieval import AT, Route, pairs, retrieve
 from multisense.evaluate.table import text
+from multisense.run import training_logs
 
 
 def retrieve_path(
     run: Path, logs: str | Path | None, context: Sequence[str] | None = None, targets: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """`retrieve` for the run in folder `run` and the logs at the path `logs`, both ways along the routes asked for."""
+    """`retrieve` for the run in folder `run` and the logs at the path `logs`, both ways along the routes asked for.
+
+    Raises ValueError for logs that the run was trained on, where its training logs are there to be compared.
+    """
     opened, found = open_held_out(run, logs)
+    trained_on = opened.config.data.train
+    if Path(trained_on).exists() or str(logs) == trained_on:  # of the Hub nothing is fetched to compare it
+        refuse_overlap(training_logs(opened.config), found)
     return retrieve(opened, found, routes=routes_of(opened.model.names, context, targets))
 
 
@@ -53,13 +60,20 @@ def rich_table(found: dict[str, Any]) -> Table:
     table.add_section()
     for kind, entry in found["means"].items():
         table.add_row(*(f"mean: {kind}").split(" > "), *_cells(entry), style="bold")
-    chance = [f"{part['chance']:.2f}".lstrip("0") for part in found["mean"]["recall"].values()]
-    table.add_row("chance", "", *chance, f"{found['mean']['chance_rank']:g}", ".00", style="dim")
+    chance = [_number(part["chance"]) for part in found["mean"]["recall"].values()]
+    table.add_row("chance", "", *chance, _rank(found["mean"]["chance_rank"]), ".00", style="dim")
     return table
 
 
 def _cells(entry: dict[str, Any]) -> list[str]:
     recall = entry["recall"]
     shown = [text(recall[str(k)], interval=k == AT[0]) for k in AT]
-    skill = text({"mean": entry["skill"], "low": None, "high": None})
-    return [*shown, f"{entry['median_rank']:g}", skill]
+    return [*shown, _rank(entry["median_rank"]), _number(entry["skill"])]
+
+
+def _number(value: float | None) -> str:
+    return text({"mean": value, "low": None, "high": None})
+
+
+def _rank(value: float | None) -> str:
+    return "-" if value is None else f"{value:g}"

@@ -21,6 +21,7 @@ from multisense.evaluate.disturbances import DISTURBANCES, Disturbance, Gauge, S
 from multisense.evaluate.robustness_files import rich_table, write_robustness
 from multisense.evaluate.robustness_plot import panels
 from multisense.evaluate.scores import Score, mean_score
+from multisense.evaluate.shuffle import SWAPPED
 from multisense.evaluate.table import FLOOR, Scores, Tree, describe
 from multisense.logs.base import SensorLog
 from multisense.run import Run
@@ -56,7 +57,9 @@ def robustness(
     tree: Tree = {"sensors": {}, "labels": {name: {} for name in sides.kept.train}, "skipped": sides.skipped}
     for name in run.model.names:
         around = Surroundings(run.grids[name], sides.test, scales[name], seed)
-        tries = [(d, s) for d in disturbances if sense(around.grid) in d.senses for s in d.strengths]
+        has_another = len(around.order[0]) > 1  # else the sensor "of another log" is that of the log itself
+        able = [d for d in disturbances if sense(around.grid) in d.senses and (has_another or d is not SWAPPED)]
+        tries = [(d, s) for d in able for s in d.strengths]
         features, seen = _disturbed(run, around, tries, batch_size)
         with threadpool_limits(1):
             scores = sides.kept.scores_of_each(train[run.model.names], features)

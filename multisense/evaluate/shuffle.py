@@ -12,9 +12,11 @@ SWAPPED = next(d for d in DISTURBANCES if d.name == "swapped")
 
 
 def shuffled(run: Run, windows: Windows, seed: int, batch_size: int) -> dict[str, np.ndarray]:
-    """{sensor: (N, F)} fused vectors of every window with that sensor as it was in another log."""
-    names, found = run.model.names, {name: [] for name in run.model.names}
+    """{sensor: (N, F)} fused vectors of every window with that sensor as it was in another log. A sensor that fewer
+    than two logs have is left out."""
+    names = run.model.names
     around = {name: Surroundings(run.grids[name], windows, Gauge(run.grids[name]).scale, seed) for name in names}
+    found: dict[str, list[np.ndarray]] = {name: [] for name in names if len(around[name].order[0]) > 1}
     for number, batch in enumerate(track(batches(windows, batch_size), "swapping sensors", transient=True)):
         items = range(number * batch_size, number * batch_size + len(batch))
         for name, parts in found.items():

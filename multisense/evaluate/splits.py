@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from multisense.evaluate.windows import Labelled, Target
+from multisense.evaluate.windows import Labelled, Target, is_known
 
 Split = tuple[np.ndarray, np.ndarray]
 """Indices of the training and of the held-out windows"""
@@ -21,7 +21,12 @@ def groups_of(logs: Sequence[Labelled], label: str) -> np.ndarray:
     for at, log in enumerate(logs):
         if label not in log.labels:
             raise ValueError(f"--group {label}: log {at + 1} of {len(logs)} has no such label; known are {known}")
-        said = np.unique(log.labels[label].data)
+        data = np.atleast_1d(log.labels[label].data)
+        said = np.unique(data[is_known(data)])
+        if not len(said):
+            raise ValueError(
+                f"--group {label}: log {at + 1} of {len(logs)} has no known value of it; a group is one per log"
+            )
         if len(said) != 1:
             raise ValueError(
                 f"--group {label}: log {at + 1} of {len(logs)} has {len(said)} values of it; a group is one per log"

@@ -21,11 +21,11 @@ def window_values(label: Label, starts_s: np.ndarray, seconds: float) -> tuple[n
     starts_s = np.asarray(starts_s, dtype=np.float64)
     if label.times_s is None:
         values = np.broadcast_to(label.data, (len(starts_s), *label.data.shape)).copy()
-        known = bool(_known(label.data[None])[0])
+        known = bool(is_known(label.data[None])[0])
         return values if known else np.zeros_like(values), np.full(len(starts_s), known)
     if label.is_class and label.reduce == "mean":
         raise ValueError(f"label '{label.name}' holds classes, which have no mean: reduce by max, last or unique")
-    known = _known(label.data)
+    known = is_known(label.data)
     times_s, data = label.times_s[known], label.data[known]
     first = np.searchsorted(times_s, starts_s, side="left")
     stop = np.searchsorted(times_s, starts_s + seconds, side="left")
@@ -39,7 +39,7 @@ def window_values(label: Label, starts_s: np.ndarray, seconds: float) -> tuple[n
     return values, present
 
 
-def _known(data: np.ndarray) -> np.ndarray:
+def is_known(data: np.ndarray) -> np.ndarray:
     """(N,) bool: which samples say anything."""
     good = data >= 0 if np.issubdtype(data.dtype, np.integer) else np.isfinite(data)
     return np.asarray(np.reshape(good, (len(data), math.prod(data.shape[1:]))).all(axis=1))

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from multisense.embed import weights_fingerprint
-from multisense.evaluate.ablation import ablate, open_held_out
+from multisense.evaluate.ablation import ablate, held_out_of, open_held_out
 from multisense.evaluate.probing import probe
 from multisense.evaluate.protocol import Protocol
 from multisense.evaluate.retrieval import retrieve
@@ -33,8 +33,7 @@ def report_path(run: Path, logs: str | Path | None, out: Path, retrain: Path | N
     """`report` for the run in folder `run`, the logs at the path `logs` (by default those that the run holds out) and the
     folder of `ablate --retrain`."""
     opened, found = open_held_out(run, logs)
-    held = [log for log in found if log.name in opened.config.data.hold_out]
-    return report(opened, held or found, out, retrain=retrain)
+    return report(opened, held_out_of(opened.config, found), out, retrain=retrain)
 
 
 def report(

@@ -82,8 +82,10 @@ def _signed(value: float) -> str:
     return f"{value:+.2f}".replace("-0.00", "0.00").replace("+0.00", "0.00")
 
 
-def percent(value: Mapping[str, Any] | float) -> Cell:
-    """A share, or {"mean", "low", "high"} of one, in per cent."""
+def percent(value: Mapping[str, Any] | float | None) -> Cell:
+    """A share, or {"mean", "low", "high"} of one, in per cent; a dash where there is none."""
+    if value is None or (isinstance(value, Mapping) and value["mean"] is None):
+        return NONE
     if isinstance(value, Mapping):
         mean, low, high = (value[k] for k in ("mean", "low", "high"))
         note = "" if low is None else f"[{100 * low:.0f}, {100 * high:.0f}]"
