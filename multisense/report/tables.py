@@ -70,8 +70,9 @@ def gap(cell: Mapping[str, Any] | None, sign: int = 1) -> Cell:
     """A difference, signed; strong where its interval leaves 0 out. `sign` -1 turns a loss into a change."""
     if cell is None or cell["mean"] is None:
         return NONE
-    mean, ends = sign * cell["mean"], [None if cell[k] is None else sign * cell[k] for k in ("low", "high")]
-    low, high = ends if sign > 0 else reversed(ends)
+    mean, low, high = sign * cell["mean"], cell["low"], cell["high"]
+    if low is not None and high is not None:
+        low, high = sorted((sign * low, sign * high))
     note = "" if low is None or high is None else f"[{_signed(low)}, {_signed(high)}]"
     note += f" p={cell['p']:.2g}" if cell.get("p") is not None else ""
     is_strong = low is not None and high is not None and (low > 0 or high < 0) and _signed(mean) != "0.00"
