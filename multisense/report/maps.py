@@ -15,7 +15,7 @@ from multisense.embed import embed_subsets
 from multisense.evaluate.bench import filled
 from multisense.evaluate.windows import SignalLabels, Target, label_names, targets
 from multisense.inspect.pictures import svg
-from multisense.logs.base import SensorLog
+from multisense.logs.base import SensorLog, how_to_install
 from multisense.report.thumbs import Size, figure, pictures
 from multisense.run import Run
 
@@ -24,7 +24,7 @@ WINDOWS = 300
 WIDTH, HEIGHT, EDGE = 640, 480, 16
 FACTS = 8
 """At most so many labels are told of a clip."""
-HOW_TO_GET_UMAP = "A UMAP stands beside it where umap-learn is installed: pip install 'multisense[umap]'."
+HOW_TO_GET_UMAP = f"A UMAP stands beside it where umap-learn is installed. {how_to_install('umap')}"
 
 
 def embedding_map(run: Run, logs: Sequence[SensorLog], *, batch_size: int = 32, seed: int = 0) -> dict[str, Any]:
