@@ -76,7 +76,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list) -> None:
         given = dict(attrs)
-        self.addresses += [v for k, v in attrs if k in ("src", "href") and not v.startswith("data:")]
+        self.addresses += [v for k, v in attrs if k in ("src", "href") and not v.startswith(("data:", "#"))]
         self.faults += given.get("class") == "fault"
 
 
