@@ -1,6 +1,7 @@
 """A raw DROID episode, written after its TrajectoryWriter: a row per step, stamps in unix milliseconds, an MP4 a camera."""
 
 import json
+import os
 from pathlib import Path
 
 import h5py
@@ -160,4 +161,12 @@ def test_links_and_damaged_videos(folder: Path) -> None:
     with h5py.File(folder / "trajectory.h5", "a") as file:
         file["observation/robot_state/away"] = h5py.ExternalLink("other.h5", "/x")
     with pytest.raises(LogError, match=r"'away', a link to other\.h5:/x"):
+        opened(folder)
+
+
+def test_a_pipe_in_the_place_of_metadata_is_not_waited_for(folder: Path) -> None:
+    (metadata,) = folder.glob("metadata_*.json")
+    metadata.unlink()
+    os.mkfifo(metadata)
+    with pytest.raises(LogError, match="no readable JSON"):
         opened(folder)

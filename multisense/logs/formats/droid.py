@@ -126,7 +126,7 @@ def _metadata(folder: Path) -> tuple[dict[str, Any], list[str]]:
     """What `metadata_*.json` says, and its path; nothing where there is none."""
     for file in sorted(folder.glob("metadata_*.json")):
         try:
-            text = file.read_text() if file.stat().st_size <= LARGEST_JSON else ""
+            text = file.read_text() if file.is_file() and file.stat().st_size <= LARGEST_JSON else ""
             metadata = json.loads(text)
         except (OSError, ValueError, RecursionError) as error:
             raise log_error(str(file), f"no readable JSON ({error})", "metadata", "Copy it again.") from error
