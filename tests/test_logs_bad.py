@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -285,6 +286,20 @@ def test_pipes_are_no_logs_and_nobody_waits_for_them(body: Path) -> None:
         with pytest.raises(LogError, match="found nothing; expected a log"):
             survey_logs(body.parent / name)
     assert [log.name for log in survey_logs(body.parent)[0]] == ["body"]
+
+
+@pytest.mark.parametrize("wraps", [False, True])
+def test_a_heap_of_strings_that_never_ends_is_an_error(body: Path, wraps: bool) -> None:
+    """HDF5 itself would read it for ever (HDFGroup/hdf5#1707), so it is read in a process that can be stopped."""
+    data = bytearray(body.read_bytes())
+    heap = data.index(b"GCOL")
+    (length,) = struct.unpack_from("<Q", data, heap + 24)  # of the first string, which is "multisense-log"
+    assert data[heap + 32 : heap + 32 + length] == b"multisense-log"
+    struct.pack_into("<HHLQ", data, heap + 16, int(wraps), 0, 0, 2**64 - 16 if wraps else 0)
+    body.write_bytes(data)
+    read = f"from multisense.logs import survey_logs; print(survey_logs({str(body.parent)!r})[1]['body'])"
+    said = subprocess.run([sys.executable, "-c", read], capture_output=True, text=True, timeout=60)
+    assert f"body.h5: found a damaged HDF5 file (a heap of strings that does not end, at byte {heap})" in said.stdout
 
 
 def test_names_that_no_encoding_has_are_hashed_too(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import struct
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from PIL import Image
 from multisense.logs import LogError
 from multisense.logs.formats.crc32c import BLOCK, crc32c, masked
 from multisense.logs.formats.rlds import candidates, recognises
+from multisense.logs.formats.rlds_features import read_json
 
 pytest.importorskip("google.protobuf")
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -341,6 +343,14 @@ def test_a_bad_description(folder: Path, text: str, message: str) -> None:
     (folder / "features.json").write_text(text)
     with pytest.raises(LogError, match=rf"features\.json: found .*{message}"):
         candidates(folder)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_is_no_description(folder: Path) -> None:
+    (folder / "features.json").unlink()
+    os.mkfifo(folder / "features.json")
+    with pytest.raises(LogError, match=r"features\.json: found no readable file"):
+        read_json(folder / "features.json")
 
 
 def test_no_description(folder: Path) -> None:

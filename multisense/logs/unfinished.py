@@ -1,8 +1,11 @@
-"""Reading an HDF5 file that is being written, or was when its process died.
+"""Opening an HDF5 file that is being written, or was when its process died, or would hang the library.
 
 HDF5 itself opens such a file not at all, or, where it was written for readers, only in its SWMR mode, which meets damage
 with retries, each twice as long as the one before: a file cut short would hang its reader. So the file is shown to HDF5 as
 if its writer had closed it; damage is then an error at once.
+
+Of a heap of strings HDF5 reads entry after entry, and for ever where one of no length stands for free space
+(HDFGroup/hdf5#1707, open): such heaps are looked for beforehand, where strings of attributes lie: near the file's start.
 """
 
 import io
@@ -15,6 +18,10 @@ SIGNATURE, SUPERBLOCK = b"\x89HDF\r\n\x1a\n", struct.Struct("<8s4B4QL")
 """Version 3: signature, version, sizes of offsets and lengths, flags, four addresses (the third: end of file), checksum."""
 WRITING, WITH_READERS = 0b001, 0b100
 """Set in the flags of a file that is open for writing, and for writing with readers, as a recording is."""
+HEAP, ENTRY = struct.Struct("<4sB3xQ"), struct.Struct("<HHLQ")
+"""Of a heap: "GCOL", version, bytes in all. Of an entry: its number (0: free space), uses, 0, bytes."""
+HEAPS_WITHIN = 1 << 18
+"""Bytes from the start of a file in which heaps are looked at."""
 BEYOND = 1 << 40
 """A recording grows while it is read: addresses so far beyond its present end count as inside."""
 
@@ -22,8 +29,36 @@ BEYOND = 1 << 40
 def open_hdf5(path: str) -> h5py.File:
     """The file for reading. Raises OSError when it is damaged or no HDF5 file."""
     with open(path, "rb") as file:
-        head = file.read(SUPERBLOCK.size)
-    return h5py.File(_AsIfClosed(path, head), "r") if _is_open(head) else h5py.File(path, "r", locking=False)
+        start = file.read(HEAPS_WITHIN)
+    head = start[: SUPERBLOCK.size]
+    file = h5py.File(_AsIfClosed(path, head), "r") if _is_open(head) else h5py.File(path, "r", locking=False)
+    if file.id.get_create_plist().get_sizes()[1] == 8 and (place := _endless_heap(start)) is not None:
+        file.close()
+        raise OSError(f"a heap of strings that does not end, at byte {place}")
+    return file
+
+
+def _endless_heap(data: bytes) -> int | None:
+    """Where a heap stands that HDF5 would read for ever; None where there is none."""
+    place = data.find(b"GCOL")
+    while place >= 0:
+        if place + HEAP.size <= len(data) and _is_endless(data, place):
+            return place
+        place = data.find(b"GCOL", place + 1)
+    return None
+
+
+def _is_endless(data: bytes, place: int) -> bool:
+    _, version, size = HEAP.unpack_from(data, place)
+    at, end = place + HEAP.size, min(place + size, len(data))
+    while version == 1 and at + ENTRY.size <= end:
+        number, _, _, length = ENTRY.unpack_from(data, at)
+        # Free space counts its own header; strings are padded to eight bytes, in 64 bits as HDF5 reckons.
+        step = (ENTRY.size + -(-length // 8) * 8) % (1 << 64) if number else length
+        if step == 0:
+            return True
+        at += step
+    return False
 
 
 def _is_open(head: bytes) -> bool:

@@ -92,6 +92,8 @@ def _inside(node: Any, *keys: str) -> dict[str, Any]:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises LogError where there is none, or it is absurdly large or deep."""
     try:
+        if path.exists() and not path.is_file():  # a pipe would wait for its writer
+            raise OSError("not a file")
         text = path.read_bytes() if path.stat().st_size <= MAX_JSON else None
     except OSError as error:
         raise log_error(str(path), "no readable file", "it, beside the TFRecord shards", "Copy it too.") from error
