@@ -97,8 +97,9 @@ def test_a_stamp_twice_leaves_the_sensor_out(tmp_path: Path) -> None:
         (("a:float x;",), "no field"),
     ],
 )
-def test_absurd_topics_are_refused(tmp_path: Path, formats: tuple[str, ...], reason: str) -> None:
-    (tmp_path / "f.ulg").write_bytes(build(formats, ((0, 0, "a"),), ()))
+@pytest.mark.parametrize("tail", [b"", bytes(64)])
+def test_absurd_topics_are_refused(tmp_path: Path, formats: tuple[str, ...], reason: str, tail: bytes) -> None:
+    (tmp_path / "f.ulg").write_bytes(build(formats, ((0, 0, "a"),), ((0, struct.pack("<Qf", START_US, 1)),)) + tail)
     with pytest.raises(LogError, match=reason):
         candidates(tmp_path / "f.ulg")["f"]()
 

@@ -9,7 +9,7 @@ in mid-message, or left blank by a loss of power, is left out and noted; damage 
 import contextlib
 import io
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -148,6 +148,17 @@ def _walk(data: bytes, path: str) -> int:
     formats: dict[str, list[tuple[str, int, str]]] = {}
     topics: set[str] = set()
     at = HEADER
+    for start, kind, size in _messages(data, path):
+        at = start + 3 + size
+        _collect(kind, data[start + 3 : at], formats, topics, f"{path}: byte {start}")
+    for topic in sorted(topics):
+        _check_topic(topic, formats, f"{path}: {topic}")
+    return at
+
+
+def _messages(data: bytes, path: str) -> Iterator[tuple[int, str, int]]:
+    """Where each whole message begins, of which kind it is and how many bytes it holds, up to a blank tail."""
+    at = HEADER
     for stop in [*_appended(data, path), len(data)]:
         while at + 3 <= stop:
             size, kind = struct.unpack_from("<HB", data, at)
@@ -155,16 +166,13 @@ def _walk(data: bytes, path: str) -> int:
                 if any(data[at:]):
                     found = f"no message at byte {at} of {len(data)}"
                     raise log_error(path, found, "one message after the other", "Copy the file again.")
-                return at
+                return
             if at + 3 + size > stop:
                 break
-            _collect(chr(kind), data[at + 3 : at + 3 + size], formats, topics, f"{path}: byte {at}")
+            yield at, chr(kind), size
             at += 3 + size
         if stop < len(data):
             at = stop
-    for topic in sorted(topics):
-        _check_topic(topic, formats, f"{path}: {topic}")
-    return at
 
 
 def _appended(data: bytes, path: str) -> list[int]:
