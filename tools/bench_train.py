@@ -219,7 +219,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--out", type=Path)
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     config = load_config(given.config, [*given.overrides, "train.log_with=[]"])
     grids = find_body(config, given.config.parent).grids(config)
     found = {"config": given.config.name, "overrides": given.overrides} | measure(

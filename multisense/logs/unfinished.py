@@ -20,7 +20,7 @@ WRITING, WITH_READERS = 0b001, 0b100
 """Set in the flags of a file that is open for writing, and for writing with readers, as a recording is."""
 HEAP, ENTRY = struct.Struct("<4sB3xQ"), struct.Struct("<HHLQ")
 """Of a heap: "GCOL", version, bytes in all. Of an entry: its number (0: free space), uses, 0, bytes."""
-HEAPS_WITHIN = 1 << 18
+HEAPS_WITHIN = 1 << 17
 """Bytes from the start of a file in which heaps are looked at."""
 BEYOND = 1 << 40
 """A recording grows while it is read: addresses so far beyond its present end count as inside."""
