@@ -4,7 +4,7 @@ The window of a frame ends with it: nothing that was sensed after the frame is r
 trained on is one that it could have had on the robot.
 """
 
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Collection, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -126,7 +126,7 @@ def embed_frames(
     for group, log in track([(g, log) for g, log in named if not done.has(g, log)], "embedding frames", transient=True):
         done.write(group, log, arrays(log))
     done.gather([group for group, _ in named], {}, {})
-    return _gathered(_read_groups(Path(out), [group for group, _ in named]))
+    return _gathered(_read_groups(Path(out), {group for group, _ in named}))
 
 
 def read_embeddings(path: Path | str) -> FrameEmbeddings:
@@ -138,13 +138,14 @@ def read_embeddings(path: Path | str) -> FrameEmbeddings:
     return _gathered(_read_groups(Path(path)))
 
 
-def _read_groups(path: Path, names: Sequence[str] | None = None) -> dict[str, dict[str, np.ndarray]]:
+def _read_groups(path: Path, names: Collection[str] | None = None) -> dict[str, dict[str, np.ndarray]]:
     """The arrays of each log by its name; of all logs by default."""
     settings = read_settings(path)
     groups = {}
     with h5py.File(path) as file:
-        for name, group in ((name, file[name]) for name in (file if names is None else names)):
-            assert isinstance(group, h5py.Group)
+        for name, group in file.items():
+            if names is not None and name not in names:
+                continue
             arrays = {key: np.asarray(group[key]) for key in ("starts_s", "ends_s", "fused") if key in group}
             arrays |= {f"valid/{key}": np.asarray(value) for key, value in group.get("valid", {}).items()}
             groups[name] = {"ends_s": arrays["starts_s"] + settings["window_s"], **arrays}
