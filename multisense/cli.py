@@ -330,7 +330,9 @@ def publish(
     out: Annotated[Path, typer.Option("--out", "-o", help="New folder to write.")],
     ablation: Annotated[Path | None, typer.Option(help="Folder of `multisense ablate`, for the card.")] = None,
     push: Annotated[str | None, typer.Option(help="OWNER/NAME on the Hub to put it at.")] = None,
-    private: Annotated[bool, typer.Option("--private", help="Where PUSH is new, only you see it.")] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="Only you see PUSH, which must be new or private.")
+    ] = False,
 ) -> None:
     """A model as a folder or repository for `from_pretrained`, its card with the true provenance and results."""
     from multisense.publish.folder import publish_path

@@ -97,13 +97,15 @@ def embed_logs(
     """Embed every window of `logs` with the sensors given (all by default) and write the HDF5 file `out`.
 
     One group per log: `starts_s` (N,) on the log's clock, `fused` (N, F), `per_sensor/<name>` (N, F), `per_time`
-    (N, K, F) with `times_s` (K,) relative to the start, `valid/<name>` (N,). Logs already done are kept. `shard` (i, n)
-    embeds every n-th log only, for n processes at once; a last call without it gathers them.
+    (N, K, F) with `times_s` (K,) relative to the start, `valid/<name>` (N,). What `out` holds already is kept: a log that is
+    in it as it is now is not embedded again, one that changed is, and those of earlier calls stay (begin a new file to be
+    rid of them). `shard` (i, n) embeds every n-th log only, for n processes at once; a last call without it gathers them.
 
     Raises ValueError if a window is not the run's clip length, if `out` was made with other settings or weights, if a
     sensor asked for is in none of the logs, or if a log's sensor is not of the shape, rate, channels or units that the
     run was trained on. A sensor that some logs lack is not valid there. A log that turns out unreadable is quarantined:
-    the report and the file's attribute `quarantined` say which and why, together with those given as `quarantined`.
+    the report and the file's attribute `quarantined` say which and why, together with those given as `quarantined`; none
+    of them has a group.
     """
     check_logs(run.config, run.grids, logs)
     _refuse_missing(run, logs, sensors)
@@ -297,12 +299,12 @@ class Parts:
         return self.folder / f"{hashlib.sha256(group.encode()).hexdigest()[:24]}.h5"
 
     def has(self, group: str, log: SensorLog) -> bool:
-        """Whether the log was embedded already, as it is now."""
+        """Whether the log was embedded already, as it is now; a part is newer than the file."""
         for path in (self.part(group), self.out):
             if path.exists():
                 with h5py.File(path) as file:
-                    if group in file and file[group].attrs.get("fingerprint") == log.fingerprint():
-                        return True
+                    if group in file:
+                        return file[group].attrs.get("fingerprint") == log.fingerprint()
         return False
 
     def write(self, group: str, log: SensorLog, arrays: Mapping[str, np.ndarray]) -> None:
@@ -319,33 +321,41 @@ class Parts:
     def _stamp(self, file: h5py.File) -> None:
         file.attrs.update(format=FORMAT, version=VERSION, settings=json.dumps(self.settings))
 
-    def _sources(self, groups: Sequence[str]) -> Iterator[tuple[str, Path]]:
+    def _sources(self) -> dict[str, Path]:
         """Where each finished group lies; a part is newer than the file."""
-        kept: set[str] = set()
-        if self.out.exists():
-            with h5py.File(self.out) as file:
-                kept = {group for group in groups if group in file}
-        for group in groups:
-            if self.part(group).exists():
-                yield group, self.part(group)
-            elif group in kept:
-                yield group, self.out
+        found: dict[str, Path] = {}
+        for path in ([self.out] if self.out.exists() else []) + sorted(self.folder.glob("*.h5")):
+            with h5py.File(path) as file:
+                found |= dict.fromkeys(file, path)
+        return found
 
     def windows(self, groups: Sequence[str]) -> dict[str, int]:
-        counts = {}
-        for group, path in self._sources(groups):
-            with h5py.File(path) as file:
-                counts[group] = len(np.asarray(file[f"{group}/starts_s"]))
+        counts, found = {}, self._sources()
+        for group in groups:
+            if group in found:
+                with h5py.File(found[group]) as file:
+                    counts[group] = len(np.asarray(file[f"{group}/starts_s"]))
         return counts
 
     def gather(self, groups: Sequence[str], provenance: Mapping[str, Any], quarantined: Mapping[str, str]) -> None:
-        """Write `out` from the parts, in the order of the logs, and drop the parts."""
+        """Write `out` from what it held and the parts, those of `groups` last and in their order, and drop the parts."""
+        found = self._sources()
+        others = [group for group in found if group not in {*groups, *quarantined}]
+        order = others + [group for group in groups if group in found]
         fresh = self.out.with_name(f"{self.out.name}.{os.getpid()}.tmp")
         with h5py.File(fresh, "w", track_order=True) as file:
             self._stamp(file)
-            file.attrs.update(provenance=json.dumps(provenance), quarantined=json.dumps(quarantined))
-            for group, path in self._sources(groups):
-                with h5py.File(path) as source:
+            broken = {name: why for name, why in self._quarantined().items() if name not in order}
+            file.attrs.update(provenance=json.dumps(provenance), quarantined=json.dumps({**broken, **quarantined}))
+            for group in order:
+                with h5py.File(found[group]) as source:
                     source.copy(group, file, group)
         os.replace(fresh, self.out)
         shutil.rmtree(self.folder)
+
+    def _quarantined(self) -> dict[str, str]:
+        """What earlier calls could not read."""
+        if not self.out.exists():
+            return {}
+        with h5py.File(self.out) as file:
+            return json.loads(str(file.attrs["quarantined"]))

@@ -9,7 +9,7 @@ import torch
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from multisense.checkpoint import warn_if_unfinished
-from multisense.embed import log_arrays
+from multisense.embed import log_arrays, weights_fingerprint
 from multisense.logs import open_log, open_logs
 from multisense.logs.base import LogError, SensorLog
 from multisense.model import MultiSense
@@ -24,7 +24,8 @@ Logs = str | Path | Sequence[SensorLog | str | Path]
 def open_model(source: Source) -> MultiSense:
     """The encoder of a run or of a published model, in evaluation mode, on the GPU where there is one.
 
-    One that was given as a model stays where it is. Raises ConfigError where there is none.
+    A folder with a `run.json` is a run, one's own (see `open_run`); for any other nothing is imported. One that was given
+    as a model stays where it is. Raises ConfigError where there is none.
     """
     if isinstance(source, (MultiSense, Run)):
         return source if isinstance(source, MultiSense) else source.model
@@ -41,8 +42,11 @@ class MultiSenseEmbedder(TransformerMixin, BaseEstimator):
 
     `rows="log"` gives one row per log, the mean over its windows, so that a `Pipeline` may end in an estimator with one
     target per log; `rows="window"` one per window, log after log. Windows start every `stride_s` seconds. `sensors` are
-    those that are used, all by default; of the others the features are 0. With `Pipeline(..., memory=folder)` logs that
-    are given as paths are embedded once.
+    those that are used, all by default; of the others the features are 0. A window in which none of them is there is a row
+    of NaN, which estimators refuse or know as missing, and is no part of a log's mean.
+
+    With `Pipeline(..., memory=folder)` logs that are given as paths are embedded once for each weights. Of such logs
+    scikit-learn's cache knows only the path: where one is replaced by another of its name, empty the cache, or give logs.
     """
 
     def __init__(
@@ -67,7 +71,7 @@ class MultiSenseEmbedder(TransformerMixin, BaseEstimator):
 
     def transform(self, logs: Logs) -> np.ndarray:
         """(logs or windows, F) float32. Raises LogError for a log that is not of the model's sensors, cannot be read or,
-        with one row per log, is shorter than a clip."""
+        with one row per log, is shorter than a clip or has none of the chosen sensors in any window."""
         model, opened = self._ready(), _opened(logs)
         check_sensors(model.sensors, model.grids, model.seconds, opened)
         rows = [self._rows(model, log) for log in opened]
@@ -89,8 +93,10 @@ class MultiSenseEmbedder(TransformerMixin, BaseEstimator):
         return True
 
     def __getstate__(self) -> dict:
-        """Without the weights: another process, or a cache's key, needs to know only where they are."""
-        return {name: value for name, value in cast(dict, super().__getstate__()).items() if name != "_model"}
+        """Without the weights, which another process reads where they are, but with their fingerprint, so that the key of
+        a cache is another where others were put in their place."""
+        state = {name: value for name, value in cast(dict, super().__getstate__()).items() if name != "_model"}
+        return {**state, "_weights": weights_fingerprint(self._ready())}
 
     def _ready(self) -> MultiSense:
         if self.rows not in ("log", "window"):
@@ -100,6 +106,8 @@ class MultiSenseEmbedder(TransformerMixin, BaseEstimator):
         if getattr(self, "_model", (None, None))[0] is not self.run:
             self._model = self.run, open_model(self.run)
         model = self._model[1]
+        if self.sensors is not None and not len(self.sensors):
+            raise ValueError(f"sensors={self.sensors!r}: expected some of {list(model.names)}, or None for all")
         unknown = sorted(set(self.sensors or ()) - set(model.names))
         if unknown:
             raise ValueError(f"sensors: no {unknown} in the model; it was trained on {list(model.names)}")
@@ -109,13 +117,21 @@ class MultiSenseEmbedder(TransformerMixin, BaseEstimator):
         chosen = [name for name in model.names if self.sensors is None or name in self.sensors]
         arrays = log_arrays(model, log, self.stride_s, chosen, self.batch_size)
         fused = arrays.get("fused", np.zeros((0, self._features(model)), np.float32))
-        if self.rows == "window":
-            return fused
         if not len(fused):
+            if self.rows == "window":
+                return fused
             raise LogError(
                 f"{log.path}: shorter than one clip of {model.seconds} s, so it has no embedding; leave it out"
             )
-        return fused.mean(0, keepdims=True)
+        is_there = np.any([arrays[f"valid/{name}"] for name in chosen], axis=0)
+        if self.rows == "window":
+            return np.where(is_there[:, None], fused, np.float32(np.nan))
+        if not is_there.any():
+            raise LogError(
+                f"{log.path}: none of {chosen} is there in any of {len(fused)} windows, so it has no embedding; leave it out, "
+                f"or choose among its sensors {list(log.sensors)}"
+            )
+        return fused[is_there].mean(0, keepdims=True)
 
     @staticmethod
     def _features(model: MultiSense) -> int:

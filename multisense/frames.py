@@ -4,7 +4,7 @@ The window of a frame ends with it: nothing that was sensed after the frame is r
 trained on is one that it could have had on the robot.
 """
 
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Collection, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,8 @@ from multisense.run import check_sensors
 from multisense.types import Clip
 
 KEY = "observation.environment_state"
-"""What LeRobot calls a vector that is no camera and not the robot's own state; its ACT and Diffusion policies read it."""
+"""What LeRobot calls a vector that is no camera and not the robot's own state. Its ACT policy reads one for each frame, as
+here; its Diffusion policy wants those of the last `n_obs_steps` frames, (B, n, F), which is not made here."""
 
 
 class FrameWindows(Windows):
@@ -98,7 +99,8 @@ def embed_frames(
     that is no sound.
 
     With `out` they are kept in a file of embeddings, as `multisense embed` writes it with `ends_s` besides: what is in it
-    is not computed again, and `read_embeddings` reads it. Raises as `multisense.embed.embed_logs` does.
+    is not computed again, those of other logs stay in it, and `read_embeddings` reads all. Returned are those of `logs`.
+    Raises as `multisense.embed.embed_logs` does.
     """
     model = open_model(source)
     check_sensors(model.sensors, model.grids, model.seconds, logs)
@@ -124,7 +126,7 @@ def embed_frames(
     for group, log in track([(g, log) for g, log in named if not done.has(g, log)], "embedding frames", transient=True):
         done.write(group, log, arrays(log))
     done.gather([group for group, _ in named], {}, {})
-    return read_embeddings(out)
+    return _gathered(_read_groups(Path(out), {group for group, _ in named}))
 
 
 def read_embeddings(path: Path | str) -> FrameEmbeddings:
@@ -133,14 +135,21 @@ def read_embeddings(path: Path | str) -> FrameEmbeddings:
     A window [start, stop) of the latter holds nothing from `stop` on, so that a frame gets the last window that had ended
     by then. Raises ValueError for any other file.
     """
-    settings = read_settings(Path(path))
+    return _gathered(_read_groups(Path(path)))
+
+
+def _read_groups(path: Path, names: Collection[str] | None = None) -> dict[str, dict[str, np.ndarray]]:
+    """The arrays of each log by its name; of all logs by default."""
+    settings = read_settings(path)
     groups = {}
     with h5py.File(path) as file:
         for name, group in file.items():
+            if names is not None and name not in names:
+                continue
             arrays = {key: np.asarray(group[key]) for key in ("starts_s", "ends_s", "fused") if key in group}
             arrays |= {f"valid/{key}": np.asarray(value) for key, value in group.get("valid", {}).items()}
             groups[name] = {"ends_s": arrays["starts_s"] + settings["window_s"], **arrays}
-    return _gathered(groups)
+    return groups
 
 
 def frame_times(log: SensorLog) -> np.ndarray:
@@ -161,7 +170,8 @@ class EmbeddedFrames(Dataset):
     """A LeRobot data set whose every frame also has the embedding of what led up to it.
 
     Each item gains `key`, a float32 tensor (F,), and `<key>_is_pad`, true where nothing had been sensed long enough to be
-    embedded. `feature` and `stats` are the entries that `meta.features` and `meta.stats` need for a policy.
+    embedded. `feature` and `stats` are the entries that `meta.features` and `meta.stats` need for a policy of one step of
+    observations, such as ACT.
     """
 
     def __init__(self, frames: Frames, embeddings: FrameEmbeddings, key: str = KEY):

@@ -105,9 +105,11 @@ class MultiSense(nn.Module, Pretrained):
 
     @classmethod
     def of_settings(cls, tree: Mapping[str, Any]) -> Self:
-        """A fresh model of `settings()`. Raises ConfigError for what is not a sensor's or the model's."""
+        """A fresh model of `settings()`, which may have come with somebody's weights: nothing is imported for them. Raises
+        ConfigError for what is not a sensor's or the model's, or of a kind from outside that was not imported before."""
         grids = {name: parse_grid(values) for name, values in tree["grids"].items()}
-        return cls(parse(ModelConfig, tree["model"], "model"), parse_sensors(tree["sensors"]), grids, tree["seconds"])
+        sensors = parse_sensors(tree["sensors"], importing=False)
+        return cls(parse(ModelConfig, tree["model"], "model"), sensors, grids, tree["seconds"])
 
     @property
     def layout(self) -> TokenLayout:

@@ -2,16 +2,18 @@
 
 By huggingface_hub's ModelHubMixin, not its PyTorchModelHubMixin: that one would unpickle `pytorch_model.bin` where the
 safetensors are missing, and leaves keys that do not fit unsaid. Loading runs nothing that the folder holds: the settings
-are parsed by this package, the weights are safetensors, and every missing, unexpected or mis-shaped key is an error.
+are parsed by this package and cause no import (a kind of sensor from outside it must have been imported before), the
+weights are safetensors, and every missing, unexpected or mis-shaped key is an error.
 The normalisation statistics are buffers of the tokenizers and so among the weights.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self, cast
 
-from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
+from huggingface_hub import HfApi, ModelCard, ModelHubMixin, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from torch import nn
 
@@ -23,6 +25,8 @@ VERSION = 1
 CONFIG, WEIGHTS, CARD = "config.json", "model", "README.md"
 NO_RESULTS = "No evaluation is recorded with these weights."
 NO_TRAINING = "How these weights were trained is not recorded with them."
+OURS = "library_name: multisense", "prediction with the Python package `multisense`. Clips of "
+"""What is in every card that is made here."""
 TEMPLATE = """---
 {{ card_data }}
 ---
@@ -62,7 +66,11 @@ class Pretrained(
     ModelHubMixin, library_name="multisense", model_card_template=TEMPLATE, tags=["multimodal", "robotics"]
 ):
     """What a model with `settings()` and `of_settings(tree)` gains: `save_pretrained(folder)`, `push_to_hub(name)` and
-    `from_pretrained(folder or name)`, the first two as huggingface_hub's mixin has them."""
+    `from_pretrained(folder or name)`.
+
+    The first two are as huggingface_hub's mixin has them, but that a card does not outlive the weights it tells of, and
+    that `push_to_hub` refuses a repository as `make_repository` does.
+    """
 
     def settings(self) -> dict[str, Any]:
         raise NotImplementedError(f"{type(self).__name__} must define settings()")
@@ -74,7 +82,17 @@ class Pretrained(
     def _save_pretrained(self, save_directory: Path) -> None:
         body = {"format": FORMAT, "version": VERSION, **self.settings()}
         (save_directory / CONFIG).write_text(json.dumps(body, indent=1) + "\n")
-        save_tensors(cast(nn.Module, self).state_dict(), save_directory / f"{WEIGHTS}.safetensors")
+        weights, card = save_directory / f"{WEIGHTS}.safetensors", save_directory / CARD
+        before = _digest(weights) if weights.exists() else None
+        save_tensors(cast(nn.Module, self).state_dict(), weights)
+        if before is not None and before != _digest(weights) and card.exists() and is_card(card):
+            card.unlink()  # it tells of other weights; the mixin writes one where there is none
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None, **given: Any) -> str:
+        """Put the model into a repository of the Hub; returns the address of the commit. Raises ValueError as
+        `make_repository` does."""
+        repo_id = make_repository(HfApi(token=token), repo_id, private)
+        return super().push_to_hub(repo_id, private=private, token=token, **given)
 
     @classmethod
     def from_pretrained(
@@ -124,6 +142,37 @@ class Pretrained(
             "training": NO_TRAINING,
         }
         return super().generate_model_card(*args, **{**known, **kwargs})
+
+
+def make_repository(api: HfApi, name: str, private: bool | None) -> str:
+    """Make the repository OWNER/NAME of the Hub where it is not there; returns its name, with the owner where none was given.
+
+    Raises ValueError where it is there and public although `private` is asked for, or its card was written by hand and
+    would be replaced.
+    """
+    name = api.create_repo(name, private=private, exist_ok=True).repo_id
+    if private and not api.repo_info(name).private:
+        raise ValueError(
+            f"{name}: is on the Hub already and public, expected a private or a new one; nothing was uploaded. Make it "
+            "private in its settings there, or choose another name"
+        )
+    if api.file_exists(name, CARD) and not is_card(Path(api.hf_hub_download(name, CARD))):
+        raise ValueError(
+            f"{name}: has a {CARD} that multisense did not make and would replace; nothing was uploaded. Delete or rename "
+            "it there, or choose another name"
+        )
+    return name
+
+
+def is_card(file: Path) -> bool:
+    """Whether a README.md is a model card that was made here."""
+    text = file.read_text(errors="replace")
+    return all(mark in text for mark in OURS)
+
+
+def _digest(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").digest()
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

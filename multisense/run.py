@@ -271,7 +271,11 @@ def token_rates(path: Path) -> tuple[dict[str, float], int]:
 
 
 def open_run(path: Path | str, device: str = "cpu") -> Run:
-    """A trained run, its weights loaded strictly."""
+    """A trained run, its weights loaded strictly.
+
+    A run is taken to be one's own: a sensor's kind from outside the package is imported as it was for training. Models of
+    others come through `MultiSense.from_pretrained`, which imports nothing for them.
+    """
     path = Path(path)
     config, grids, origin = read_run(path)
     objective = build_objective(config, grids)
@@ -317,6 +321,16 @@ def has_training_logs(config: RunConfig) -> bool:
 
 
 def training_logs(config: RunConfig) -> list[SensorLog]:
+    """The logs of `data.train` less the held-out ones and those that have none of the run's sensors."""
+    return with_sensors(config, given_logs(config))
+
+
+def with_sensors(config: RunConfig, logs: Sequence[SensorLog]) -> list[SensorLog]:
+    """Those of the logs that have a sensor of the run's: a run of a part of the sensors may find some without."""
+    return [log for log in logs if any(name in log.sensors for name in config.sensors)]
+
+
+def given_logs(config: RunConfig) -> list[SensorLog]:
     """The logs of `data.train` less the held-out ones."""
     logs = _logs_of_train(config)
     kept = [log for log in logs if log.name not in config.data.hold_out]

@@ -188,7 +188,7 @@ def test_it_pickles_and_opens_nothing_before_it_reads(tmp_path: Path):
 def test_training_from_the_cache_is_training_in_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body_logs: list[ArrayLog]
 ):
-    monkeypatch.setattr("multisense.train.loop.training_logs", lambda config: body_logs)
+    monkeypatch.setattr("multisense.train.loop.given_logs", lambda config: body_logs)
     weights = []
     for name, settings in (("place", {}), ("cache", {"cache": str(tmp_path / "kept")})):
         tree = body_tree(steps=2, save_every=2)

@@ -139,6 +139,40 @@ def test_more_logs_and_changed_logs_are_added_to_a_finished_file(run, body_logs,
     assert "body-002/fused" in after
 
 
+def test_logs_that_are_not_given_again_stay_in_the_file(run, body_logs, tmp_path):
+    def refuse(*args):
+        raise LogError("cut short")
+
+    out = tmp_path / "out.h5"
+    embed_logs(run, body_logs[:2], out, quarantined={"x": "not HDF5", "body-002": "no such file"})
+    before = read(out)
+    assert list(embed_logs(run, [body_logs[2]], out).windows) == ["body-002"]
+    with h5py.File(out) as file:
+        assert list(file) == ["body-000", "body-001", "body-002"]
+        assert json.loads(str(file.attrs["quarantined"])) == {"x": "not HDF5"}
+    after = read(out)
+    assert all((after[name] == values).all() for name, values in before.items())
+
+    changed = body_log(1)
+    changed.fingerprint, changed.read = lambda: "changed", refuse
+    embed_logs(run, [changed], out)
+    with h5py.File(out) as file:
+        assert list(file) == ["body-000", "body-002"]  # what was embedded of it is of what it was
+        assert json.loads(str(file.attrs["quarantined"])) == {"x": "not HDF5", "body-001": "cut short"}
+
+
+def test_logs_that_another_call_was_killed_over_are_kept(run, body_logs, tmp_path):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    body_logs[1].read = stop
+    with pytest.raises(KeyboardInterrupt):
+        embed_logs(run, body_logs[:2], tmp_path / "out.h5")
+    embed_logs(run, body_logs[2:3], tmp_path / "out.h5")
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert sorted(file) == ["body-000", "body-002"]
+
+
 def test_shards_together_are_the_whole(run, body_logs, tmp_path):
     embed_logs(run, body_logs[:3], tmp_path / "one.h5")
     for number in range(2):

@@ -1,6 +1,8 @@
 """The scikit-learn transformer: the rows of `multisense embed`, clones, pipelines."""
 
 import pickle
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -108,9 +110,46 @@ def test_a_pipeline_with_one_target_per_log(run, folder, tmp_path, monkeypatch):
     assert not seen  # the training logs' rows were kept
 
 
+def test_a_pipeline_does_not_keep_rows_of_older_weights(run, folder, tmp_path):
+    logs, targets = [folder / f"body-{i:03d}.h5" for i in (0, 1, 2)], [0, 1, 1]
+    place = shutil.copytree(run, tmp_path / "run")
+    pipeline = Pipeline(
+        [("embed", MultiSenseEmbedder(place)), ("probe", LogisticRegression())], memory=str(tmp_path / "cache")
+    )
+    before = pipeline.fit(logs, targets)["probe"].coef_
+    model = open_run(place).model
+    with torch.no_grad():
+        model.sensor_embedding.mul_(-3)
+    save_tensors(model.state_dict(), place / "model.safetensors")
+    after = clone(pipeline).fit(logs, targets)["probe"].coef_
+    fresh = LogisticRegression().fit(MultiSenseEmbedder(place).transform(logs), targets).coef_
+    np.testing.assert_allclose(after, fresh, atol=1e-6)
+    assert np.abs(after - before).max() > 1e-3
+
+
+def test_windows_without_a_chosen_sensor_have_no_row(run):
+    """Of the arm, 1.5 s of 3 s and the last sample are there: of five windows the last two hold none of its tokens."""
+    log = body_log(0)
+    kind, rate, times, data = log.streams["arm"]
+    late = {**log.streams, "arm": (kind, rate, np.append(times[:150], times[-1]), np.append(data[:150], data[-1:], 0))}
+    half = replace(log, streams=late)
+    rows = MultiSenseEmbedder(run, rows="window", sensors=["arm"]).transform([half])
+    known = MultiSenseEmbedder(run, rows="window", sensors=["arm"]).transform([log])
+    assert np.isnan(rows).all(1).tolist() == [False, False, False, True, True]
+    np.testing.assert_allclose(rows[:2], known[:2], atol=1e-5)
+    mean = MultiSenseEmbedder(run, sensors=["arm"]).transform([half])
+    np.testing.assert_allclose(mean[0], rows[:3].mean(0), atol=1e-6)
+    deaf = replace(log, streams={name: stream for name, stream in log.streams.items() if name != "ear"})
+    with pytest.raises(LogError, match=r"memory:body-000: none of \['ear'\] is there in any of 5 windows"):
+        MultiSenseEmbedder(run, sensors=["ear"]).transform([deaf])
+    assert np.isnan(MultiSenseEmbedder(run, rows="window", sensors=["ear"]).transform([deaf])).all()
+    assert np.isfinite(MultiSenseEmbedder(run).transform([deaf])).all()
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        ({"sensors": []}, r"sensors=\[\]: expected some of \['eye', 'ear', 'pad', 'arm'\], or None for all"),
         ({"rows": "frames"}, "rows='frames': expected 'log' or 'window'"),
         ({"stride_s": 0}, "stride_s=0: expected a positive number of seconds"),
         ({"sensors": ["nose"]}, r"sensors: no \['nose'\] in the model; it was trained on \['eye'"),

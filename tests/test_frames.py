@@ -119,6 +119,16 @@ def test_a_file_keeps_them_and_only_what_is_new_is_computed(run, body_logs, tmp_
         embed_frames(run, body_logs[:1], tmp_path / "frames.h5", sensors=["arm"])
 
 
+def test_frames_of_other_logs_stay_in_a_file(run, body_logs, tmp_path):
+    embed_frames(run, body_logs[:2], tmp_path / "frames.h5")
+    added = embed_frames(run, body_logs[2:3], tmp_path / "frames.h5")
+    assert list(added.fused) == ["body-002"]
+    found, whole = read_embeddings(tmp_path / "frames.h5"), embed_frames(run, body_logs[:3])
+    assert list(found.fused) == ["body-000", "body-001", "body-002"]
+    for name, rows in whole.fused.items():
+        np.testing.assert_array_equal(found.fused[name], rows)
+
+
 def test_of_windows_a_frame_gets_the_last_that_had_ended(run, body_logs, tmp_path):
     embed_logs(run, body_logs[:1], tmp_path / "out.h5", stride_s=0.25)
     found = read_embeddings(tmp_path / "out.h5")

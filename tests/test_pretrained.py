@@ -1,7 +1,9 @@
 """Published models: a folder goes there and back to the bit, a Hub that is a folder, and everything that does not fit."""
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,10 @@ from multisense.clips import Windows, collate
 from multisense.config import ConfigError
 from multisense.model import MultiSense
 from multisense.run import build_model, make_grids, parse_config
+
+ROOT = Path(__file__).parents[1]
+OUTSIDE = "from multisense.modalities.proprio import Config, Tokenizer, example\n"
+"""A kind of one's own that is one of the package's."""
 
 
 def made() -> MultiSense:
@@ -73,6 +79,22 @@ def test_saving_again_replaces_settings_and_weights(folder: Path):
         other.sensor_embedding.add_(1)
     other.save_pretrained(folder)
     assert same(MultiSense.from_pretrained(folder), other)
+
+
+def test_a_card_does_not_outlive_its_weights(folder: Path):
+    card, model = folder / "README.md", made()
+    card.unlink()
+    model.save_pretrained(folder, model_card_kwargs={"results": "R² 0.99"})
+    model.save_pretrained(folder)
+    assert "R² 0.99" in card.read_text()  # of the same weights
+    with torch.no_grad():
+        model.sensor_embedding.add_(1)
+    model.save_pretrained(folder)
+    assert "R² 0.99" not in card.read_text()
+    assert "No evaluation is recorded with these weights." in card.read_text()
+    card.write_text("mine")
+    made().save_pretrained(folder)
+    assert card.read_text() == "mine"
 
 
 def edit(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
@@ -158,11 +180,61 @@ def test_loading_runs_nothing_that_the_folder_holds(folder: Path, monkeypatch: p
     assert not [name for name in set(sys.modules) - before if name.startswith(("modeling", "multisense_"))]
 
 
+def set_kind(folder: Path, kind: str) -> None:
+    tree = json.loads((folder / "config.json").read_text())
+    tree["sensors"]["arm"]["kind"] = kind
+    (folder / "config.json").write_text(json.dumps(tree))
+
+
+def test_a_kind_that_lies_in_the_folder_is_not_imported(folder: Path):
+    """Even where Python looks for modules in the folder, as `python -c` and a notebook do in the current one."""
+    set_kind(folder, "planted")
+    (folder / "multisense_planted.py").write_text(f"print('ran')\n{OUTSIDE}")
+    load = "from multisense.model import MultiSense; MultiSense.from_pretrained('.')"
+    said = python(folder, load)
+    assert said.returncode == 1
+    assert "ran" not in said.stdout
+    assert "ConfigError: sensors.arm.kind: unknown modality 'planted'" in said.stderr
+    assert "`import multisense_planted` first" in said.stderr
+    said = python(folder, f"import multisense_planted; {load}")
+    assert (said.returncode, said.stdout) == (0, "ran\n"), said.stderr
+
+
+def python(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_a_kind_of_ones_own_is_imported_for_ones_own_configuration_only(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "multisense_ownkind.py").write_text(OUTSIDE)
+    monkeypatch.syspath_prepend(tmp_path)
+    set_kind(folder, "ownkind")
+    with pytest.raises(ConfigError, match="`import multisense_ownkind` first"):
+        MultiSense.from_pretrained(folder)
+    tree = body_tree()
+    tree["sensors"]["arm"]["kind"] = "ownkind"
+    config = parse_config(tree)
+    model = MultiSense.from_pretrained(folder)
+    assert model.sensors["arm"] == config.sensors["arm"]
+    del sys.modules["multisense_ownkind"]
+
+
 class FakeHub:
     """Repositories as folders; what `HfApi` and `snapshot_download` are asked for goes there."""
 
     def __init__(self, root: Path):
-        self.root, self.pushed = root, []
+        self.root, self.pushed, self.private = root, [], False
+
+    def repo_info(self, repo_id: str) -> SimpleNamespace:
+        return SimpleNamespace(private=self.private)
+
+    def file_exists(self, repo_id: str, filename: str) -> bool:
+        return (self.root / repo_id / filename).exists()
+
+    def hf_hub_download(self, repo_id: str, filename: str) -> str:
+        return str(self.root / repo_id / filename)
 
     def create_repo(self, repo_id: str, **_: object) -> SimpleNamespace:
         (self.root / repo_id).mkdir(parents=True, exist_ok=True)
@@ -183,7 +255,8 @@ class FakeHub:
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
     hub = FakeHub(tmp_path / "hub")
-    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", lambda token=None: hub)
+    for module in ("huggingface_hub.hub_mixin", "multisense.pretrained"):
+        monkeypatch.setattr(f"{module}.HfApi", lambda token=None: hub)
     monkeypatch.setattr("multisense.pretrained.snapshot_download", hub.download)
     return hub
 
@@ -198,6 +271,20 @@ def test_push_and_load_through_the_hub(hub: FakeHub):
         "model.safetensors",
     ]
     assert same(MultiSense.from_pretrained("lab/senses"), model)
+
+
+def test_a_public_repository_and_a_card_of_somebody_are_not_written_to(hub: FakeHub):
+    made().push_to_hub("lab/senses")
+    with pytest.raises(ValueError, match="lab/senses: is on the Hub already and public"):
+        made().push_to_hub("lab/senses", private=True)
+    hub.private = True
+    assert made().push_to_hub("lab/senses", private=True)
+    card = hub.root / "lab/senses" / "README.md"
+    card.write_text("mine")
+    with pytest.raises(ValueError, match=r"lab/senses: has a README\.md that multisense did not make"):
+        made().push_to_hub("lab/senses")
+    assert card.read_text() == "mine"
+    assert len(hub.pushed) == 2
 
 
 def test_a_model_that_is_not_there(hub: FakeHub):

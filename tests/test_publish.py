@@ -152,10 +152,19 @@ def test_a_folder_that_is_not_empty_is_left_as_it_is(made: Path, tmp_path: Path)
 
 
 class FakeApi:
-    """Records what is asked of the Hub."""
+    """Records what is asked of the Hub, where every repository has the file `card`, if any, as its README.md."""
 
-    def __init__(self, error: Exception | None = None):
-        self.error, self.asked, self.files = error, [], []
+    def __init__(self, error: Exception | None = None, private: bool = False, card: Path | None = None):
+        self.error, self.private, self.card, self.asked, self.files = error, private, card, [], []
+
+    def repo_info(self, repo_id: str) -> SimpleNamespace:
+        return SimpleNamespace(private=self.private)
+
+    def file_exists(self, repo_id: str, filename: str) -> bool:
+        return self.card is not None and filename == "README.md"
+
+    def hf_hub_download(self, repo_id: str, filename: str) -> str:
+        return str(self.card)
 
     def create_repo(self, repo_id: str, *, private: bool | None, exist_ok: bool) -> SimpleNamespace:
         self.asked.append((repo_id, private, exist_ok))
@@ -175,8 +184,33 @@ def test_push(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert done.address == "https://hub/lab/senses/commit/1"
     assert hub.files == FILES
     assert 'from_pretrained("lab/senses")' in (tmp_path / "out" / "README.md").read_text()
+    hub.private = True
     upload(tmp_path / "out", "lab/secret", private=True)
     assert hub.asked == [("lab/senses", None, True), ("lab/secret", True, True)]
+
+
+def test_a_repository_that_is_public_stays_without_what_is_private(made: Path, tmp_path: Path, monkeypatch):
+    hub = FakeApi(private=False)
+    monkeypatch.setattr("multisense.publish.folder.HfApi", lambda: hub)
+    with pytest.raises(ValueError, match=r"lab/senses: is on the Hub already and public, .* nothing was uploaded"):
+        publish_path(made / "run", tmp_path / "out", push="lab/senses", private=True)
+    assert hub.files == []
+    MultiSense.from_pretrained(tmp_path / "out")
+
+
+def test_only_a_card_of_multisense_is_replaced(made: Path, tmp_path: Path, monkeypatch):
+    publish_path(made / "run", tmp_path / "out")
+    hub = FakeApi(card=tmp_path / "out" / "README.md")
+    monkeypatch.setattr("multisense.publish.folder.HfApi", lambda: hub)
+    upload(tmp_path / "out", "lab/senses")
+    assert hub.files == [name for name in FILES if name != "ablation.png"]
+    hub.card, hub.files = tmp_path / "README.md", []
+    hub.card.write_text("---\nlibrary_name: multisense\n---\n\n# Senses\n\nWhat we found, by hand.\n")
+    with pytest.raises(
+        ValueError, match=r"lab/senses: has a README\.md that multisense did not make .* nothing was uploaded"
+    ):
+        upload(tmp_path / "out", "lab/senses")
+    assert hub.files == []
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,17 @@ from multisense.config import ConfigError
 from multisense.logs import Recording, write_log
 from multisense.logs.base import LogError
 from multisense.masking import draw_masks
-from multisense.run import RunConfig, TrainConfig, load_config, make_grids, open_run, parse_config, read_run
+from multisense.run import (
+    RunConfig,
+    TrainConfig,
+    load_config,
+    make_grids,
+    open_run,
+    parse_config,
+    read_run,
+    resume_differs,
+    training_logs,
+)
 from multisense.statistics import fit_statistics
 from multisense.train import train
 from multisense.train.data import StepSampler, make_loader
@@ -280,6 +290,20 @@ def test_logs_kept_in_memory_train_the_same(tmp_path: Path, in_memory: list[Arra
     tree["data"]["in_memory"] = True
     there = train(parse_config(tree), tmp_path / "there")
     assert timeless(here) == timeless(there)
+
+
+def test_logs_with_none_of_the_sensors_are_left_out_and_said(tmp_path: Path, in_memory: list[ArrayLog], capsys):
+    del in_memory[2].streams["eye"]
+    tree = body_tree(steps=2)
+    tree["sensors"] = {"eye": tree["sensors"]["eye"]}
+    run = train(parse_config(tree), tmp_path / "run")
+    assert (
+        "1 of 6 logs have none of the sensors ['eye'] and are not trained on: ['body-002']" in capsys.readouterr().err
+    )
+    assert read_run(run)[2]["logs"] == 5
+    assert resume_differs(run, parse_config(tree), training_logs(parse_config(tree))) == []
+    with pytest.raises(LogError, match=r"sensors\.nose: in none of the 6 logs"):
+        train(parse_config({**tree, "sensors": {"nose": {"kind": "proprio"}}}), tmp_path / "other")
 
 
 def written(folder: Path) -> Path:

@@ -357,6 +357,16 @@ def test_of_several_logs_the_first_is_shown_and_said_so_or_the_one_named(tmp_pat
     assert "nowhere" in said
 
 
+def test_a_log_is_not_written_over(tmp_path, monkeypatch, capsys):
+    logs = write_body(tmp_path / "logs", range(1))
+    file = next(logs.glob("*.h5"))
+    before = file.read_bytes()
+    status, _, said = command(monkeypatch, capsys, "view", file, "--save", file)
+    assert status == 1
+    assert f"{file}: expected a name that ends in .rrd" in said.replace("\n", "")
+    assert file.read_bytes() == before
+
+
 def test_without_rerun_the_fix_is_named(tmp_path, monkeypatch, capsys, body):
     monkeypatch.setattr("multisense.view.show.find_spec", lambda name: None)
     status, _, said = command(monkeypatch, capsys, "view", body)

@@ -10,7 +10,7 @@ from pydantic import PositiveFloat, PositiveInt, field_validator
 from multisense.clips import Grid
 from multisense.config import Config, ConfigError, parse, read_tree
 from multisense.logs import hub
-from multisense.run import RunConfig, holds_run, read_run, training_logs
+from multisense.run import RunConfig, given_logs, holds_run, read_run
 from multisense.types import SensorInfo
 
 
@@ -57,7 +57,7 @@ def find_body(config: RunConfig, beside: Path, like: Path | None = None) -> Body
     if like is not None:
         return body_of_run(like) if holds_run(like) else read_body(like)
     if Path(config.data.train).exists() or hub.recognises(config.data.train):
-        logs = training_logs(config)
+        logs = given_logs(config)
         return Body({n: info for log in reversed(logs) for n, info in log.sensors.items()}, config.data.train)
     for file in sorted(beside.glob("bodies/*.yaml")):
         body = read_body(file)

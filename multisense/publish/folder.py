@@ -14,7 +14,7 @@ from multisense.checkpoint import warn_if_unfinished
 from multisense.embed import weights_fingerprint
 from multisense.evaluate.table import Tree
 from multisense.model import MultiSense
-from multisense.pretrained import NO_RESULTS
+from multisense.pretrained import NO_RESULTS, make_repository
 from multisense.publish.card import PICTURE, results_section, training_section
 from multisense.run import Run, open_run
 
@@ -36,8 +36,8 @@ def publish_path(
 ) -> Published:
     """`publish` for the run in folder `run`; with `push`, OWNER/NAME, also to the Hub, where it is made if it is not there.
 
-    Raises ValueError as `publish` does, for a name that the Hub does not take, and where the Hub cannot be reached or
-    does not let one in: the folder is whole then all the same.
+    Raises ValueError as `publish` does, for a name that the Hub does not take, and where the Hub cannot be reached, does not
+    let one in, or has something there that must not be written to: the folder is whole then all the same.
     """
     if push is not None:
         validate_repo_id(push)
@@ -82,10 +82,10 @@ def read_ablation(folder: Path, model: MultiSense) -> Tree:
 
 def upload(folder: Path, name: str, private: bool = False) -> str:
     """Put a folder into the repository OWNER/NAME of the Hub, which is made where it is not there; returns the address of
-    the commit. Raises ValueError where the Hub cannot be reached or does not let one in."""
+    the commit. Raises ValueError where the Hub cannot be reached or does not let one in, and as `make_repository` does."""
     api = HfApi()
     try:
-        name = api.create_repo(name, private=private or None, exist_ok=True).repo_id
+        name = make_repository(api, name, private or None)
         return str(api.upload_folder(repo_id=name, folder_path=folder, commit_message="multisense publish"))
     except (HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -12,15 +12,16 @@ from torch.utils.data import DataLoader, Sampler
 from multisense.cache import cached
 from multisense.clips import Grid, InMemory, TrainingClips, collate
 from multisense.logs.base import SensorLog
-from multisense.run import RunConfig, TrainConfig
+from multisense.run import RunConfig, TrainConfig, with_sensors
 
 console = Console(stderr=True)
 
 
 def open_clips(
-    config: RunConfig, grids: Mapping[str, Grid], logs: Sequence[SensorLog], accelerator: Accelerator
+    config: RunConfig, grids: Mapping[str, Grid], given: Sequence[SensorLog], accelerator: Accelerator
 ) -> TrainingClips:
-    """The training clips; says how many logs are too short to give any."""
+    """The training clips; says how many logs have none of the sensors, and how many are too short to give any."""
+    logs = with_sensors(config, given)
     if config.data.cache is not None:
         logs = cached(logs, grids, config.data.cache)
     if config.data.in_memory:
@@ -28,10 +29,16 @@ def open_clips(
         logs = [InMemory(log, grids) for log in shown]
     length = config.train.steps * config.train.batch_size
     clips = TrainingClips(logs, grids, config.data.clip_seconds, config.train.seed, length)
-    short = sorted({log.name for log in logs} - {log.name for log in clips.logs})
-    if short and accelerator.is_main_process:
-        console.print(f"{len(short)} of {len(logs)} logs are shorter than a clip and not trained on: {short[:5]}")
+    if accelerator.is_main_process:
+        _say_left_out(given, logs, f"have none of the sensors {list(grids)}")
+        _say_left_out(logs, clips.logs, "are shorter than a clip")
     return clips
+
+
+def _say_left_out(given: Sequence[SensorLog], kept: Sequence[SensorLog], why: str) -> None:
+    if others := sorted({log.name for log in given} - {log.name for log in kept}):
+        said = f"{len(others)} of {len(given)} logs {why} and are not trained on: {others[:5]}"
+        console.print(said, markup=False, soft_wrap=True)
 
 
 class StepSampler(Sampler[list[int]]):

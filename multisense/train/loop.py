@@ -27,13 +27,14 @@ from multisense.run import (
     build_objective,
     check_logs,
     create_run,
+    given_logs,
     holds_run,
     make_grids,
     provenance,
     read_run,
     refuse_existing,
     resume_differs,
-    training_logs,
+    with_sensors,
     write_run,
 )
 from multisense.statistics import copy_statistics, fit_statistics
@@ -53,17 +54,18 @@ def train(
 
     Raises ConfigError where a run is there and `resume` is not given, or where it was made with another configuration or
     other data, naming the difference; `allow_changes` goes on with the new ones. `requeue` goes on if a run is there, and
-    begins else; told to stop, it asks Slurm to run the job again.
+    begins else; told to stop, it asks Slurm to run the job again. Logs with none of the sensors are left out, which is said.
     """
-    out, settings, logs = Path(out), config.train, training_logs(config)
+    out, settings, given = Path(out), config.train, given_logs(config)
+    logs = with_sensors(config, given)
     resume = resume or (requeue and holds_run(out))
     accelerator = make_accelerator(settings, out)
-    grids = make_grids(config, logs)
+    grids = make_grids(config, given)
     check_logs(config, grids, logs)
     changes = resume_differs(out, config, logs, allow_changes) if resume else refuse_existing(out)
     for change in changes:
         accelerator.print(f"changed since the run began: {change}")
-    clips = open_clips(config, grids, logs, accelerator)
+    clips = open_clips(config, grids, given, accelerator)
     objective, guard = build_objective(config, grids), make_guard(settings)
     if not resume:
         fit_statistics(objective.student, clips, count=min(256, max(len(clips), 16)))

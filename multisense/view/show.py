@@ -17,8 +17,12 @@ def show(path: str, run: Path | None, name: str | None, save: Path | None, seed:
 
     With the folder of a `run` also what it makes of the log's windows, one clip after the other. Returns what there is to
     say of it. Raises ImportError where Rerun is not installed, ValueError where there is no such log or it is not of the
-    run's sensors, OSError where the file cannot be written or the viewer does not start.
+    run's sensors or `save` does not end in .rrd, OSError where the file cannot be written or the viewer does not start.
     """
+    if save is not None and save.suffix != ".rrd":  # before all else: it may be the name of a log
+        raise ValueError(
+            f"{save}: expected a name that ends in .rrd, what Rerun calls its recordings; nothing was written"
+        )
     if find_spec("rerun") is None:
         raise ImportError(f"viewing needs Rerun (rerun-sdk), which is not installed. {how_to_install('rerun')}")
     from multisense.view.recording import record
