@@ -14,7 +14,7 @@ from multisense.evaluate.ablation import ablate
 from multisense.evaluate.retrieval import retrieve
 from multisense.logs.open import open_logs
 from multisense.report import report
-from multisense.report.mattered import verdict
+from multisense.report.ablation import verdict
 from multisense.run import load_config, open_run, write_atomically
 from multisense.sim.simulate import simulate_tabletop
 from multisense.train import train

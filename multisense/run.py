@@ -203,6 +203,22 @@ def provenance(config: RunConfig, logs: Sequence[SensorLog]) -> dict[str, Any]:
     }
 
 
+FOLDERS = ("train", "test", "cache", "first")
+"""Keys of configurations and provenance under which a text is a path."""
+
+
+def shareable(made: Any, key: str = "") -> Any:
+    """A configuration or provenance without the folders of one machine, at any depth: of a path its last part, what the
+    Hub has whole."""
+    if isinstance(made, Mapping):
+        return {name: shareable(value, name) for name, value in made.items()}
+    if isinstance(made, list | tuple):
+        return [shareable(value, key) for value in made]
+    if not isinstance(made, str) or hub.recognises(made):
+        return made
+    return Path(made).name if key in FOLDERS or Path(made).is_absolute() else made
+
+
 def recorded_hours(logs: Sequence[SensorLog]) -> float:
     """Hours of recording: of every log, from the first sample of any sensor to the end of the last."""
     infos = [list(log.sensors.values()) for log in logs]
@@ -223,6 +239,12 @@ def write_atomically(path: Path, text: str) -> None:
     temporary.write_text(text)
     to_disk(temporary)
     temporary.replace(path)
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL file; none where there is no file. A last line that a kill cut short is left out."""
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def holds_run(path: Path) -> bool:

@@ -111,12 +111,19 @@ def test_a_report_of_a_run_is_measured_once(folder: Path, monkeypatch, capsys):
     status, _, said = run(monkeypatch, capsys, *words, "--retrain", folder / "anew")
     assert status == 1
     assert "no retrain.json; expected the folder of `multisense ablate --retrain`" in said
-    (folder / "anew" / "retrain.json").write_text((made / "ablation.json").read_text())
+    # Of the same weights and logs: what --retrain writes has the form and the provenance of the ablation beside it.
+    tree = json.loads((made / "ablation.json").read_text())
+    (folder / "anew" / "retrain.json").write_text(json.dumps(tree))
     status, _, said = run(monkeypatch, capsys, *words, "--retrain", folder / "anew")
     assert status == 0, said
     assert not any(name in said for name in MEASURES), "everything is there"
     assert "Trained anew for every subset" in (folder / "page.html").read_text()
     assert "Trained anew" not in first
+    tree["provenance"]["weights"] = "0" * 16
+    (folder / "anew" / "retrain.json").write_text(json.dumps(tree))
+    status, _, said = run(monkeypatch, capsys, *words, "--retrain", folder / "anew")
+    assert status == 1
+    assert f"other weights: their fingerprint is {'0' * 16}" in said
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from multisense.clips import Windows, collate
 from multisense.embed import weights_fingerprint
 from multisense.evaluate.retrieval import flat, pairs, places, ranks, retrieve, similarity
 from multisense.evaluate.retrieval_table import rich_table, routes_of
-from multisense.report.retrieved import retrieval_table as retrieval_html
+from multisense.report.retrieval import retrieval_table as retrieval_html
 from multisense.run import Run
 
 

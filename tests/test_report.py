@@ -7,6 +7,7 @@ import io
 import json
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
@@ -17,29 +18,40 @@ from xml.etree import ElementTree
 import av
 import numpy as np
 import pytest
-from conftest import ArrayLog, body_log
+import torch
+from conftest import ArrayLog, body_log, body_tree
 from PIL import Image
 from test_embed import make_run
 from test_evaluate_ablation import planted
 
 from multisense.clips import Windows, collate
 from multisense.embed import window_arrays
+from multisense.evaluate.ablation import Sides, provenance
 from multisense.evaluate.bench import filled
 from multisense.evaluate.retrieval import flat, ranks
+from multisense.inspect.page import write_check_page
 from multisense.inspect.pictures import curves, intervals, recording
-from multisense.report import maps, report
+from multisense.logs.base import LogError
+from multisense.report import make, maps, report
+from multisense.report.ablation import heat_table, retrain_section, sensors_table, verdict
+from multisense.report.data import busiest
 from multisense.report.film import film
-from multisense.report.learned import read_metrics
-from multisense.report.make import MEASURES, Parts
-from multisense.report.mattered import heat_table, retrain_section, sensors_table, verdict
-from multisense.report.recorded import busiest
-from multisense.report.retrieved import examples
+from multisense.report.make import MEASURES, Parts, _own_stamps
+from multisense.report.retrieval import example_figures, examples
 from multisense.report.tables import Cell, Table, as_csv, draw, gap, heat, score
 from multisense.report.thumbs import Size, pictures
+from multisense.report.training import series
+from multisense.run import Run, build_objective, make_grids, parse_config
 from multisense.types import Label
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 LOGS = [body_log(n) for n in range(12)]
+HOME = "/srv/somebody"
+MADE = {
+    "config": {"data": {"train": f"{HOME}/kitchen", "test": "../somebody/cellar", "cache": None}},
+    "before": {"config": {"data": {"train": "hf://datasets/lab/kitchen"}}, "command": [f"{HOME}/bin/train"]},
+}
+"""Provenance with folders of a machine, at several depths."""
 
 
 class Strict(HTMLParser):
@@ -90,11 +102,13 @@ def written(folder: Path) -> Path:
     run = make_run()
     (folder / "run").mkdir()
     lines = [{"step": s, "loss": 1 / s, "skill/eye": s / 100, "rank/eye": 9, "spread/arm": 0.5} for s in (10, 20, 30)]
+    lines.append({"step": 35, "loss": None, "skill/eye": None})  # as training writes what is not finite
     (folder / "run" / "metrics.jsonl").write_text(
         "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 40, "lo'
     )
     run = replace(run, path=folder / "run")
     given = {"ablation": planted()[0], "robustness": broken()}
+    run.provenance.update(MADE)
     with pytest.MonkeyPatch.context() as patch:
         without_umap(patch)
         return report(run, LOGS, folder / "report.html", title="a <title> & more", given=given)
@@ -142,7 +156,18 @@ def test_the_page_holds_every_part_and_leaves_out_what_was_not_measured(page, tm
         report(make_run(), LOGS[:2], tmp_path / "few.html", measure=("taste",))
 
 
-def test_what_was_measured_is_not_measured_again_unless_weights_or_logs_changed(page):
+def test_folders_of_the_machine_stay_at_home(page):
+    made = re.search(r"aria-label='provenance'>([^<]*)", page.read_text())
+    assert made
+    shown = json.loads(unescape(made[1]))
+    assert shown["config"]["data"] == {"train": "kitchen", "test": "cellar", "cache": None}
+    assert shown["before"] == {"config": {"data": {"train": "hf://datasets/lab/kitchen"}}, "command": ["train"]}
+    assert set(shown["report"]) == {"weights", "logs", "code"}
+    assert "somebody" not in page.read_text()
+    assert str(page.parent) not in page.read_text()
+
+
+def test_what_was_measured_is_not_measured_again_unless_what_it_was_made_with_changed(page):
     parts = page.with_name("report.html.parts")
     made = json.loads((parts / "made.json").read_text())
     assert set(made) == set(MEASURES) - {"ablation", "robustness"}
@@ -151,11 +176,97 @@ def test_what_was_measured_is_not_measured_again_unless_weights_or_logs_changed(
     def never() -> None:
         raise AssertionError("measured again")
 
-    stamp = {key: made["map"][key] for key in ("weights", "logs")}
-    assert Parts(parts, stamp).get("map", never)["layouts"]
-    for key in stamp:
-        with pytest.raises(AssertionError, match="measured again"):
-            Parts(parts, {**stamp, key: "other"}).get("map", never)
+    own = {"map": "umap", "probe": "training"}
+    assert {name: set(of) - {"weights", "logs", "code", "seconds"} for name, of in made.items()} == {
+        name: {own[name]} if name in own else set() for name in made
+    }
+    for name in ("map", "probe"):
+        stamp = {key: value for key, value in made[name].items() if key != "seconds"}
+        assert Parts(parts, stamp).get(name, never)
+        for key in stamp:
+            with pytest.raises(AssertionError, match="measured again"):
+                Parts(parts, stamp, {name: {key: "other"}}).get(name, never)
+
+
+def test_a_map_is_drawn_again_when_umap_is_installed_and_probes_when_the_training_logs_change(monkeypatch):
+    run, there = make_run(), [body_log(20), body_log(21)]
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: json.__spec__ if name == "umap" else find(name)
+    )
+    assert _own_stamps(run, ["map"]) == {"map": {"umap": True}}
+    without_umap(monkeypatch)
+    assert _own_stamps(run, ["map"]) == {"map": {"umap": False}}
+    assert _own_stamps(run, ["probe"])["probe"] == {"training": "gone"}
+    monkeypatch.setattr(make, "has_training_logs", lambda config: True)
+    monkeypatch.setattr(make, "training_logs", lambda config: there)
+    before = _own_stamps(run, MEASURES)
+    assert before["probe"] == before["ablation"] == before["robustness"]
+    there.pop()
+    assert _own_stamps(run, MEASURES)["probe"] != before["probe"]
+
+
+def retrained(run: Run, logs: Sequence[ArrayLog]) -> dict:
+    """A tree of retrain.json with the provenance that `ablate --retrain` writes for a run and held-out logs."""
+    windows = Windows(LOGS[:2], run.grids, 1.0, 1.0), Windows(logs, run.grids, 1.0, 1.0)
+    made = provenance(run, Sides(*windows, planted()[1], {}, 0.5, 0), "ablation")
+    return {**planted()[0], "provenance": made}
+
+
+def test_a_retrained_table_of_another_run_or_of_other_logs_is_refused(tmp_path):
+    run, logs, file = make_run(), LOGS[4:7], tmp_path / "retrain.json"
+    file.write_text(json.dumps(retrained(run, logs)))
+    page = report(run, logs, tmp_path / "page.html", measure=(), retrain=tmp_path)
+    assert "Trained anew for every subset" in page.read_text()
+    fix = "expected the folder of `multisense ablate --retrain` of this run on these logs"
+    with pytest.raises(
+        ValueError, match=rf"other held-out logs: their fingerprint is \w+, that of those given \w+; {fix}"
+    ):
+        report(run, LOGS[4:8], tmp_path / "other.html", measure=(), retrain=tmp_path)
+    with torch.no_grad():
+        run.model.sensor_embedding[0, 0] += 1e-6
+    with pytest.raises(ValueError, match=rf"other weights: their fingerprint is \w+, that of the run's \w+; {fix}"):
+        report(run, logs, tmp_path / "other.html", measure=(), retrain=tmp_path)
+    file.write_text(json.dumps({**planted()[0], "provenance": {}}))
+    with pytest.raises(ValueError, match="their fingerprint is None"):
+        report(run, logs, tmp_path / "other.html", measure=(), retrain=tmp_path)
+    assert not (tmp_path / "other.html").exists()
+
+
+def odd_log(name: str) -> ArrayLog:
+    """A body with a grey camera and a joint of single numbers."""
+    log = body_log(3)
+    _, rate, times, frames = log.streams["eye"]
+    _, fast, stamps, joints = log.streams["arm"]
+    grey, joint = ("video", rate, times, frames[..., :1]), ("proprio", fast, stamps, joints[:, 0])
+    return ArrayLog(name, {**log.streams, "eye": grey, "arm": joint}, log.labels)
+
+
+def test_grey_cameras_and_single_numbers_are_drawn(tmp_path):
+    logs = [odd_log("a"), odd_log("b")]
+    config = parse_config(body_tree())
+    grids = make_grids(config, logs)
+    objective = build_objective(config, grids).eval()
+    run = Run(Path("memory"), config, grids, objective.teacher, objective, {"seed": 0})
+    html = report(run, logs, tmp_path / "page.html", measure=()).read_text()
+    assert "1 channel<" in html
+    assert "<video " in html
+    write_check_page(tmp_path / "check.html", "a test", logs, [], None)
+    html = (tmp_path / "check.html").read_text()
+    shown = [base64.b64decode(found) for found in re.findall(r"data:image/png;base64,([^\"]+)", html)]
+    first = np.asarray(Image.open(io.BytesIO(shown[0])).convert("RGB"))
+    np.testing.assert_array_equal(first, np.repeat(logs[0].streams["eye"][3][1], 3, axis=2))
+    assert len(pictures([(logs[0], 0.0)], ["eye", "arm"], 1.0, Size(80, 24))) == 1
+
+
+def test_what_cannot_be_drawn_is_known_before_anything_is_measured(tmp_path, monkeypatch):
+    def unreadable(*_: object) -> None:
+        raise LogError("frames that nothing decodes")
+
+    monkeypatch.setattr(make, "data_section", unreadable)
+    with pytest.raises(LogError, match="nothing decodes"):
+        report(make_run(), LOGS, tmp_path / "page.html")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_tables_csv_holds_every_number_unrounded():
@@ -241,7 +352,7 @@ def test_umap_stands_beside_the_pca_where_it_is_installed():
 
 def test_the_examples_are_of_the_ranks_that_they_say(page):
     found = examples(make_run(), [body_log(n, seconds=1.0) for n in range(11)])
-    assert found["gallery"] == 11
+    assert {one["gallery"] for one in found["examples"]} == {11}
     by_target = {
         one["target"]: [o for o in found["examples"] if o["target"] == one["target"]] for one in found["examples"]
     }
@@ -255,6 +366,56 @@ def test_the_examples_are_of_the_ranks_that_they_say(page):
     for one in by_target["arm"]:
         assert one["rank"] == expected[int(one["query"]["log"][-3:])]
         assert (one["found"]["log"] == one["query"]["log"]) == (one["rank"] == 1)
+
+
+def test_the_examples_hold_both_sides():
+    """Of four logs without an arm none is asked for it or found, and places are among the others."""
+    logs = [body_log(n, seconds=1.0) for n in range(12)]
+    for log in logs[:4]:
+        log.streams = {name: stream for name, stream in log.streams.items() if name != "arm"}
+    found = [one for one in examples(make_run(), logs)["examples"] if one["target"] == "arm"]
+    assert len(found) == 3
+    assert {one[side]["log"] for one in found for side in ("query", "found")} <= {log.name for log in logs[4:]}
+    assert {one["gallery"] for one in found} == {8}
+    assert max(one["rank"] for one in found) <= 8
+    assert "of 8:" in example_figures({"examples": found, "sensors": ["eye", "arm"]})
+    some = [replace(log, streams={n: s for n, s in log.streams.items() if n == "eye"}) for log in logs[:3]]
+    none = examples(make_run(), some)
+    assert none["examples"] == []
+    assert example_figures(none) == ""
+
+
+@pytest.mark.parametrize("start", [1234.5, 1.7e9 + 0.25])
+def test_a_window_can_be_found_by_the_time_that_is_shown(start):
+    clip = {"log": "a", "start_s": start, "picture": "x"}
+    one = {"context": "eye", "target": "arm", "rank": 2.0, "gallery": 3, "query": clip, "found": {**clip, "log": "b"}}
+    html = example_figures({"examples": [one], "sensors": ["eye", "arm"]})
+    assert html.count(f"</b> a, {start:.2f} s<") == 2
+    assert html.count(f"</b> b, {start:.2f} s<") == 1
+    names = re.findall(r"alt='([^']*)'", html)
+    assert len(names) == len(set(names)) == 3
+    near = {"layouts": {"PCA": [[0, 0], [1, 1]]}, "windows": [["a", start], ["a", start + 0.5]]}
+    spoken = re.findall(r'<circle [^>]*aria-label="([^"]*)"', maps._dots(near))
+    assert spoken == [f"a, {start:.2f} s", f"a, {start + 0.5:.2f} s"]
+
+
+def test_what_counts_as_the_floor_is_said(page):
+    said = "In the mean a score below 0 counts as 0."
+    captions = re.findall(r"<caption>([^<]*)</caption>", page.read_text())
+    assert [said in caption for caption in captions if caption.startswith("Scores of every subset")] == [True]
+    sections = page.read_text().split("<section ")
+    assert said in sections[0], "beside the headline"
+    assert any(said in part for part in sections if part.startswith("id='broken'"))
+    tree = planted()[0]
+    tree["mean"]["floor"] = -0.25
+    assert "below -0.25 counts as -0.25." in retrain_section(tree)
+
+
+def test_classes_are_scored_by_balanced_accuracy_and_so_it_is_called(page):
+    assert "<small>balanced accuracy</small>" in heat_table(planted()[0], "x", "caption")
+    probes = page.read_text().split("id='table-probes'")[1].split("</table>")[0]
+    assert ">balanced accuracy<" in probes
+    assert ">accuracy<" not in page.read_text()
 
 
 def test_the_film_holds_the_frames_and_the_sound_at_their_times():
@@ -288,10 +449,11 @@ def test_clips_are_drawn_on_one_scale_and_an_absent_sensor_is_dark():
     assert drawn[0][28:].max() < 45
 
 
-def test_a_line_of_metrics_that_a_kill_cut_short_is_left_out(tmp_path):
-    assert read_metrics(tmp_path) == []
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"st')
-    assert read_metrics(tmp_path) == [{"step": 1}]
+def test_what_is_no_number_is_left_out_of_a_curve():
+    rows = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": None}, {"step": 3}, {"step": 4, "loss": float("nan")}]
+    steps, values = series([*rows, {"step": 5, "loss": 1.0}], "loss")
+    assert (steps.tolist(), values.tolist()) == ([1, 5], [2, 1])
+    assert len(series(rows, "skill")[0]) == 0
 
 
 def test_the_verdict_says_no_more_than_the_intervals():

@@ -79,6 +79,25 @@ def test_a_clip_is_shown_under_the_mouse_and_at_the_keyboards_focus(page):
     assert page.locator("#map circle[tabindex='0']").count() == 1, "the map is one stop for the Tab key"
 
 
+def test_a_window_is_named_by_the_logs_own_clock(page, report, tmp_path):
+    """Also where that counts from 1970: what is shown is found again."""
+    before, opening, rest = report.read_text().partition("id='map-data'>")
+    written, closing, after = rest.partition("</script>")
+    data = json.loads(written)
+    data["windows"] = [[log, start + 1.7e9 + 0.25] for log, start in data["windows"]]
+    when = next(colour for colour in data["colours"] if colour["name"] == "begins at")
+    when["values"] = [start for _, start in data["windows"]]
+    (tmp_path / "late.html").write_text(before + opening + json.dumps(data) + closing + after)
+    page.goto((tmp_path / "late.html").as_uri())
+    names = page.locator("#map circle").evaluate_all("dots => dots.map(dot => dot.getAttribute('aria-label'))")
+    assert names[1].startswith("body-000, 1700000001.25 to 1700000002.25 s")
+    assert len(set(names)) == len(names)
+    page.select_option("#map-colour", "begins at")
+    assert page.locator("#map-legend").inner_text().split() == ["1700000000.25", "1700000002.25", "s"]
+    page.locator("#map circle").nth(1).focus()
+    assert "1700000001.25 to 1700000002.25 s" in page.locator("#map-card figcaption").inner_text()
+
+
 def test_the_map_is_coloured_by_what_is_chosen(page):
     def inks() -> list[str]:
         return page.locator("#map circle").evaluate_all("dots => dots.map(dot => getComputedStyle(dot).fill)")

@@ -29,7 +29,9 @@ from multisense.run import (
     open_run,
     parse_config,
     provenance,
+    read_lines,
     resume_differs,
+    shareable,
     untrained_model,
     write_atomically,
 )
@@ -311,3 +313,37 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path):
 
 def test_flat_key_paths():
     assert flat({"a": {"b": 1, "c": [2]}, "d": None}) == {"a.b": 1, "a.c": [2], "d": None}
+
+
+def test_a_line_that_a_kill_cut_short_is_left_out(tmp_path: Path):
+    assert read_lines(tmp_path / "metrics.jsonl") == []
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": null}\n{"step": 2}\n{"st')
+    assert read_lines(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": None}, {"step": 2}]
+
+
+def test_what_is_passed_on_holds_no_folder_of_the_machine(body_config: RunConfig, body_logs: list[ArrayLog]):
+    made = provenance(body_config, body_logs)
+    assert shareable(made) == made, "nothing else is changed"
+    data = {"train": "/srv/a/kitchen", "test": "../a/cellar.h5", "cache": None, "hold_out": ["one", "two"]}
+    first = {"train": {"count": 3, "first": "a/b/x.h5"}, "test": {"count": 1, "first": "hf://datasets/a/b"}}
+    before = {
+        "config": {"data": data, "train": {"steps": 3}},
+        "parts": ["/srv/a/x", "b/c"],
+        "ablation": {"logs": first},
+    }
+    assert shareable({"seed": 0, "before": before}) == {
+        "seed": 0,
+        "before": {
+            "config": {
+                "data": {"train": "kitchen", "test": "cellar.h5", "cache": None, "hold_out": ["one", "two"]},
+                "train": {"steps": 3},
+            },
+            "parts": ["x", "b/c"],
+            "ablation": {
+                "logs": {
+                    "train": {"count": 3, "first": "x.h5"},
+                    "test": {"count": 1, "first": "hf://datasets/a/b"},
+                }
+            },
+        },
+    }

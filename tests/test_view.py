@@ -16,10 +16,10 @@ from test_embed import make_run
 from multisense.clips import collate, read_clip
 from multisense.masking import draw_masks
 from multisense.run import Run
-from multisense.types import Label, SensorInfo
+from multisense.types import Label
 from multisense.view.recording import record
 from multisense.view.send import CLOCK, path
-from multisense.view.streams import MELS, envelope, look, mel
+from multisense.view.streams import MELS, envelope, mel
 
 rr = pytest.importorskip("rerun")
 experimental = pytest.importorskip("rerun.experimental")
@@ -166,14 +166,18 @@ def test_names_and_units_are_those_of_the_log(tmp_path, monkeypatch, capsys, bod
     assert found["/labels/force|SeriesLines:names"][1] == [["force (N)"]]
 
 
-def test_what_a_sensor_is_shown_as():
-    def info(shape: tuple[int, ...], dtype: str, rate: float, modality: str = "") -> SensorInfo:
-        return SensorInfo("x", modality, rate, shape, dtype, 0.0, 1.0, 1)
-
-    assert look(info((48, 64, 3), "uint8", 30)) == "pictures"
-    assert look(info((4, 4, 3), "float32", 100)) == look(info((4, 4), "uint8", 100)) == "heat"
-    assert look(info((), "int16", 16000)) == look(info((2,), "float32", 1000, "audio")) == "sound"
-    assert look(info((6,), "float32", 4000, "proprio")) == look(info((), "float64", 10)) == "series"
+def test_a_pad_of_bytes_a_grey_camera_and_a_fast_joint_are_shown_as_what_they_are(tmp_path):
+    rng, t = np.random.default_rng(0), np.arange(40) / 20
+    streams = {
+        "eye": ("video", 20.0, t, rng.integers(0, 255, (40, 32, 32, 1), np.uint8)),
+        "pad": ("touch", 20.0, t, rng.integers(0, 255, (40, 4, 4, 3), np.uint8)),
+        "arm": ("proprio", 4000.0, t, rng.normal(size=(40, 6))),
+    }
+    record(ArrayLog("odd", streams), None, tmp_path / "x.rrd", seed=0)
+    found = read(tmp_path / "x.rrd")
+    assert {"/streams/eye/picture", "/streams/pad/heat", "/streams/arm/values"} <= entities(found)
+    _, maps = images(found, "DepthImage", np.float32, "streams", "pad", "heat")
+    np.testing.assert_allclose(maps, np.linalg.norm(streams["pad"][3].astype(float), axis=-1), rtol=1e-6)
 
 
 # --- what a run sees

@@ -272,12 +272,13 @@ def provenance(run: Run, sides: Sides, what: str) -> dict[str, Any]:
             "seed": sides.seed,
             "windows": {"train": len(sides.train), "test": len(sides.test)},
             "logs": {
-                side: {"count": len(w.logs), "first": w.logs[0].path, "fingerprint": _fingerprint(w.logs)}
+                side: {"count": len(w.logs), "first": w.logs[0].path, "fingerprint": logs_fingerprint(w.logs)}
                 for side, w in (("train", sides.train), ("test", sides.test))
             },
         },
     }
 
 
-def _fingerprint(logs: Sequence[SensorLog]) -> str:
+def logs_fingerprint(logs: Sequence[SensorLog]) -> str:
+    """A short hash of what a result says its logs were: names and contents, in order."""
     return hashlib.sha256("".join(log.name + log.fingerprint() for log in logs).encode()).hexdigest()[:16]

@@ -96,3 +96,5 @@ METRICS = {
     "r2": Metric(_quantity_rows, _r2, (-np.inf, 1.0)),
     "mae": Metric(_mae_rows, share, (0.0, np.inf)),
 }
+NAMES = {"accuracy": "balanced accuracy", "f1": "macro-F1", "r2": "R²", "mae": "MAE"}
+"""What a reader is told that a metric is."""

@@ -8,11 +8,10 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from multisense.evaluate.metrics import NAMES
 from multisense.evaluate.probing import probe_path
 from multisense.evaluate.protocol import Protocol
 from multisense.evaluate.table import Tree, text
-
-NAMES = {"accuracy": "accuracy", "f1": "macro-F1", "r2": "R2", "mae": "MAE"}
 
 
 def show_probe(

@@ -147,13 +147,18 @@ def _ranks_of(route: Route, sides: Sides, rows: np.ndarray) -> np.ndarray:
     no match, and so is in no gallery, or is alone in its own."""
     context, targets = route
     both = [sides[context, target] for target in targets]
-    there = np.logical_and.reduce([np.isfinite(side).any(axis=1) for pair in both for side in pair])
+    there = known_on_both(both)
     found = np.full(rows.shape, np.nan)
     for ranks_here, row in zip(found, rows, strict=True):
         kept = row[there[row]]
         if len(kept) > 1:
             ranks_here[there[row]] = places(np.mean([similarity(q[kept], g[kept]) for q, g in both], axis=0))
     return found
+
+
+def known_on_both(both: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """(N,) bool: which windows have something predicted, and something to be found, of every target."""
+    return np.logical_and.reduce([np.isfinite(side).any(axis=1) for pair in both for side in pair])
 
 
 def flat(tokens: Tensor, valid: Tensor) -> np.ndarray:

@@ -141,6 +141,22 @@ def _rows(part: Tree) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
             yield from ((kind, features, cell) for features, cell in cells.items())
 
 
+def refuse_other(tree: Any, where: Path, fix: str, weights: str, logs: str | None = None) -> None:
+    """Raise ValueError where the tree read from `where` is not of these weights or, if given, of held-out logs with this
+    fingerprint: numbers of another model must not stand under the name of this one."""
+    made = tree.get("provenance", {}) if isinstance(tree, Mapping) else {}
+    theirs = made.get("weights")
+    if theirs != weights:
+        raise ValueError(
+            f"{where}: an ablation of other weights: their fingerprint is {theirs}, that of the run's {weights}; {fix}"
+        )
+    theirs = made.get("ablation", {}).get("logs", {}).get("test", {}).get("fingerprint")
+    if logs is not None and theirs != logs:
+        raise ValueError(
+            f"{where}: an ablation on other held-out logs: their fingerprint is {theirs}, that of those given {logs}; {fix}"
+        )
+
+
 def text(cell: Mapping[str, float | None], interval: bool = True) -> str:
     """A cell as people write it: .62 [.58, .66]."""
     number = [_short(cell[k]) for k in ("mean", "low", "high")]

@@ -16,7 +16,7 @@ from multisense.health.measure import Health, measure
 from multisense.health.table import print_health
 from multisense.logs.base import SensorLog
 from multisense.logs.open import open_logs
-from multisense.run import Run, TrainConfig, build_objective, check_logs, open_run
+from multisense.run import Run, TrainConfig, build_objective, check_logs, open_run, read_lines
 from multisense.statistics import copy_statistics
 
 FILE = "health.jsonl"
@@ -94,12 +94,8 @@ def warmup_steps(settings: TrainConfig) -> int:
 
 
 def read_history(run: Path) -> list[Row]:
-    """The measures of a run while it was trained; none where it wrote none. A line that a kill cut short is left out."""
-    if not (run / FILE).exists():
-        return []
-    lines = [line for line in (run / FILE).read_text().splitlines(keepends=True) if line.endswith("\n")]
-    rows = [json.loads(line) for line in lines]
-    return [(int(row.pop("step")), row) for row in rows]
+    """The measures of a run while it was trained; none where it wrote none."""
+    return [(int(row.pop("step")), row) for row in read_lines(run / FILE)]
 
 
 def _at_start(run: Run, held: HeldOut) -> Health:

@@ -8,7 +8,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib import colormaps
@@ -18,8 +18,12 @@ from multisense.logs.base import SensorLog
 from multisense.types import SensorInfo, Stream
 
 WIDTH, LEFT, RIGHT = 960, 108, 12
-SOUND_HZ = 2000
 COLOURS = 8
+SOUND_HZ = 2000.0
+"""From which rate on numbers of unknown kind are drawn as sound."""
+GEL_PIXELS = 16
+"""A gel camera has at least so many rows and columns; a grid of taxels has fewer, also where it counts in bytes."""
+Drawn = Literal["frames", "taxels", "sound", "traces"]
 
 
 def svg(height: float, body: Sequence[str], title: str, width: float = WIDTH) -> str:
@@ -135,11 +139,15 @@ def _marked(log: SensorLog, mark: str, start: float, stop: float) -> list[tuple[
     return [(a, b) for a, b in spans if b >= a and a < stop]
 
 
-def drawn_as(info: SensorInfo) -> str:
-    """How to draw a sensor, from what its samples are."""
-    if len(info.shape) == 3:
-        return "frames" if info.dtype == "uint8" else "taxels"
-    return "sound" if info.rate_hz >= SOUND_HZ else "traces"
+def drawn_as(info: SensorInfo) -> Drawn:
+    """How to draw a sensor: as its modality is, and where that leaves it open, as its samples are."""
+    if info.modality in ("audio", "proprio"):
+        return "sound" if info.modality == "audio" else "traces"
+    if len(info.shape) < 2:
+        return "sound" if not info.modality and info.rate_hz >= SOUND_HZ else "traces"
+    is_picture = info.dtype == "uint8" and len(info.shape) == 3 and info.shape[2] in (1, 3, 4)
+    is_skin = info.modality == "touch" and min(info.shape[:2]) < GEL_PIXELS
+    return "frames" if is_picture and not is_skin else "taxels"
 
 
 def _row_height(info: SensorInfo, seconds: float) -> float:
@@ -182,10 +190,15 @@ def _frames(info: SensorInfo, stream: Stream, span: tuple[float, float], y: floa
     near = np.abs(stream.times_s[None] - wanted[:, None]).argmin(axis=1)
     skip = max(1, info.shape[0] // 128)  # so that the page stays small
     return [
-        _image(stream.data[n][::skip, ::skip, :3], LEFT + i * width + 1, y, width - 2, height)
+        _image(in_colour(stream.data[n][::skip, ::skip]), LEFT + i * width + 1, y, width - 2, height)
         for i, n in enumerate(near)
         if abs(stream.times_s[n] - wanted[i]) <= 1 / info.rate_hz
     ]
+
+
+def in_colour(frames: np.ndarray) -> np.ndarray:
+    """Frames (..., 1, 3 or 4) as (..., 3): grey is the same in all three, what is transparent is not."""
+    return np.repeat(frames, 3, axis=-1) if frames.shape[-1] == 1 else frames[..., :3]
 
 
 def _spectrogram(info: SensorInfo, stream: Stream, span: tuple[float, float], y: float, height: float) -> list[str]:
@@ -210,9 +223,16 @@ def loudness(stream: Stream, columns: int = 400) -> np.ndarray:
 
 def strength(stream: Stream, columns: int = 400) -> np.ndarray:
     """(up to columns, taxels): the strongest each taxel feels in each stretch of time."""
-    felt = np.linalg.norm(np.nan_to_num(stream.data.astype(np.float64)), axis=-1).reshape(len(stream.data), -1)
+    felt = np.abs(taxels(np.nan_to_num(stream.data.astype(np.float64)))).reshape(len(stream.data), -1)
     bins = np.linspace(0, len(felt), min(columns, len(felt)) + 1).astype(int)[:-1]
     return np.maximum.reduceat(felt, bins, axis=0)
+
+
+def taxels(data: np.ndarray) -> np.ndarray:
+    """Samples (N, H, W) as they are, (N, ..., W, C) as the lengths of their vectors (N, H, W)."""
+    data = np.asarray(data, np.float64)
+    data = data if data.ndim == 3 else np.linalg.norm(data, axis=-1)
+    return data.reshape(len(data), -1, data.shape[-1])
 
 
 def _extent(stream: Stream, span: tuple[float, float]) -> tuple[float]:
@@ -238,18 +258,19 @@ def _traces(info: SensorInfo, stream: Stream, span: tuple[float, float], y: floa
     """Every channel, each on its own scale."""
     data = stream.data.reshape(len(stream.data), -1).astype(np.float64)
     keep = np.unique(np.linspace(0, len(data) - 1, min(400, len(data))).astype(int))
+    count, names = data.shape[1], info.channels
+    names = names if len(names) == count else [f"channel {i}" for i in range(count)]
     data, times = data[keep][:, :12], stream.times_s[keep]
     data = np.where(np.isfinite(data), data, np.nan)
     low, high = np.fmin.reduce(data), np.fmax.reduce(data)  # NaN where a channel holds no number
     scaled = np.nan_to_num((data - low) / np.where(high > low, high - low, 1), nan=0.5)
     x = LEFT + (WIDTH - LEFT - RIGHT) * (times - span[0]) / (span[1] - span[0])
-    names = info.channels or [f"channel {i}" for i in range(data.shape[1])]
     return [
         *(
             polyline(np.stack([x, y + height * (1 - channel)], axis=1), f"var(--c{i % COLOURS})", names[i])
             for i, channel in enumerate(scaled.T)
         ),
-        words_at(0, y + 46, f"{info.shape[0]} channels", style="faint"),
+        words_at(0, y + 46, f"{count} channel{'s' * (count != 1)}", style="faint"),
         words_at(0, y + 60, "own scale each", style="faint", size=10),
     ]
 

@@ -1,6 +1,5 @@
 """What a model card says of a run and of its ablation, in Markdown: what is recorded with them, and nothing else."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,13 +8,12 @@ from omegaconf import OmegaConf
 
 from multisense.checkpoint import checkpoints
 from multisense.embed import weights_fingerprint
+from multisense.evaluate.metrics import NAMES
 from multisense.evaluate.table import Tree, text
 from multisense.inspect.info import show_hours
-from multisense.run import Run, flat
+from multisense.run import Run, flat, read_lines, shareable
 
 PICTURE = "ablation.png"
-METRICS = {"r2": "R²", "accuracy": "balanced accuracy"}
-HUB = "hf://"
 
 
 def training_section(run: Run) -> str:
@@ -35,16 +33,14 @@ def training_section(run: Run) -> str:
         "changed on the way": _changes(made),
     }
     table = _table(["what", "how"], [[name, value] for name, value in rows.items() if value])
-    config = OmegaConf.to_yaml(OmegaConf.create(_shareable(run.config.tree())))
+    config = OmegaConf.to_yaml(OmegaConf.create(shareable(run.config.tree())))
     return f"{table}\n\n<details><summary>Configuration</summary>\n\n```yaml\n{config}```\n\n</details>"
 
 
 def reached(path: Path) -> tuple[int | None, dict[str, Any]]:
     """The step that the weights of the run folder are of, None where nothing says, and the last metrics up to there."""
     saved = checkpoints(path)
-    file = path / "metrics.jsonl"
-    lines = [x for x in file.read_text().splitlines(keepends=True) if x.endswith("\n")] if file.exists() else []
-    rows = [json.loads(line) for line in lines]
+    rows = read_lines(path / "metrics.jsonl")
     step = int(saved[-1].name) if saved else rows[-1]["step"] if rows else None
     return step, next((row for row in reversed(rows) if row["step"] <= (step or 0)), {})
 
@@ -80,7 +76,7 @@ def results_section(tree: Tree) -> str:
 
 def _measured(name: str, label: Mapping[str, Any]) -> list[str]:
     counts = (f"{label['windows'][side]:,} windows of {label['logs'][side]:,} logs" for side in ("test", "train"))
-    return [name, METRICS[label["metric"]], *counts]
+    return [name, NAMES[label["metric"]], *counts]
 
 
 def _protocol(how: Mapping[str, Any]) -> str:
@@ -105,22 +101,10 @@ def _changes(made: Mapping[str, Any]) -> str:
     """What a run that went on with something else was begun with."""
     said, now = [], made
     while before := now.get("before"):
-        ours, theirs = (
-            flat({k: _shareable(v) if k == "config" else v for k, v in x.items() if k != "before"})
-            for x in (now, before)
-        )
+        ours, theirs = (flat(shareable({k: v for k, v in x.items() if k != "before"})) for x in (now, before))
         said += [f"{key} was {theirs.get(key)}" for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)]
         now = before
     return "; ".join(said)
-
-
-def _shareable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration without the folders of one machine: of a path its last part, what the Hub has whole."""
-    data = dict(config["data"])
-    for name in ("train", "test", "cache"):
-        if data.get(name) and not data[name].startswith(HUB):
-            data[name] = Path(data[name]).name
-    return {**config, "data": data}
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import av
 import numpy as np
 
-from multisense.inspect.pictures import drawn_as
+from multisense.inspect.pictures import drawn_as, in_colour
 from multisense.logs.base import SensorLog
 from multisense.logs.frames import resize_frames
 from multisense.types import SensorInfo, Stream
@@ -27,7 +27,7 @@ def film(log: SensorLog, sensors: Sequence[str], span: tuple[float, float]) -> b
     sound. Quiet sound is made louder: its peak is LOUD.
     """
     infos = [log.sensors[name] for name in sensors if name in log.sensors]
-    cameras = [i for i in infos if drawn_as(i) == "frames" and i.shape[2] in (1, 3, 4)]
+    cameras = [i for i in infos if drawn_as(i) == "frames"]
     seen = [stream for info in cameras if len((stream := _small(log, info, span)).data)]
     heard = [log.read(i.name, *span) for i in infos if drawn_as(i) == "sound"]
     heard = [stream for stream in heard if len(stream.data) > 1][:1]
@@ -51,9 +51,8 @@ def _small(log: SensorLog, info: SensorInfo, span: tuple[float, float]) -> Strea
     size = 2 * max(height // 2, 1), 2 * max(round(info.shape[1] * height / info.shape[0] / 2), 1)
     seconds = np.arange(*span)
     parts = [log.read(info.name, a, min(a + 1, span[1])) for a in seconds]
-    frames = [resize_frames(part.data, size) for part in parts]
-    colour = [np.repeat(f, 3, axis=3) if info.shape[2] == 1 else f[..., :3] for f in frames]
-    return Stream(info.name, np.concatenate([part.times_s for part in parts]), np.concatenate(colour), info.rate_hz)
+    frames = [in_colour(resize_frames(part.data, size)) for part in parts]
+    return Stream(info.name, np.concatenate([part.times_s for part in parts]), np.concatenate(frames), info.rate_hz)
 
 
 def _picture_track(container: Any, seen: Sequence[Stream]) -> Any:

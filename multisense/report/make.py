@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +11,33 @@ import torch
 from rich.console import Console
 
 from multisense.embed import weights_fingerprint
-from multisense.evaluate.ablation import ablate, held_out_of, open_held_out
+from multisense.evaluate.ablation import ablate, held_out_of, logs_fingerprint, open_held_out
 from multisense.evaluate.probing import probe
 from multisense.evaluate.protocol import Protocol
 from multisense.evaluate.retrieval import retrieve
 from multisense.evaluate.retrieval_table import routes_of
 from multisense.evaluate.robustness import robustness
-from multisense.evaluate.table import Tree
+from multisense.evaluate.table import Tree, refuse_other
 from multisense.health.report import measured
 from multisense.logs.base import SensorLog
-from multisense.report.maps import embedding_map
+from multisense.report.data import data_section
+from multisense.report.maps import embedding_map, has_umap
 from multisense.report.page import Findings, write_page
-from multisense.report.retrieved import examples
-from multisense.run import Run, data_fingerprint, write_atomically
+from multisense.report.retrieval import examples
+from multisense.run import (
+    Run,
+    code_fingerprint,
+    data_fingerprint,
+    has_training_logs,
+    shareable,
+    training_logs,
+    write_atomically,
+)
 
 MEASURES = ("health", "map", "retrieval", "examples", "ablation", "probe", "robustness")
 """In the order in which they are measured: what is quick comes first."""
+PROBED = ("ablation", "probe", "robustness")
+"""Those whose probes are trained on the run's training logs."""
 
 
 def report_path(run: Path, logs: str | Path | None, out: Path, retrain: Path | None = None) -> Path:
@@ -50,42 +61,49 @@ def report(
     """Write the page `out` about a run on held-out `logs`; returns its path.
 
     Each of MEASURES that is in `given` is shown as it is; those of `measure` that are not are measured and kept in
-    `<out>.parts`, from where a later call takes them if weights and logs are the same. `retrain` is the folder of
+    `<out>.parts`, from where a later call takes them if weights, logs and code are the same. `retrain` is the folder of
     `ablate --retrain`, which holds retrain.json. `seconds` is how long what came before took, by stage. Raises ValueError
-    for an unknown measure, and as they do.
+    for an unknown measure, a `retrain` of another run or other logs, and as they do.
     """
     given, out = dict(given or {}), Path(out)
     unknown = sorted({*given, *measure} - set(MEASURES))
     if unknown:
         raise ValueError(f"no measure {unknown}; there are {', '.join(MEASURES)}")
-    other = None if retrain is None else _read_retrain(retrain)
+    other = None if retrain is None else _read_retrain(retrain, run, logs)
     out.parent.mkdir(parents=True, exist_ok=True)
-    parts = Parts(out.with_name(out.name + ".parts"), _stamp(run, logs))
-    todo = _measures(run, logs, parts.folder)
-    found = {name: given[name] if name in given else parts.get(name, todo[name]) for name in (*measure, *given)}
     layout = run.model.layout
     counts = torch.bincount(layout.sensor.cpu(), minlength=len(layout.names)).tolist()
+    tokens = dict(zip(layout.names, counts, strict=True))
+    data = data_section(logs, layout.names, tokens)  # first: what cannot be drawn is known before hours of measuring
+    parts = Parts(out.with_name(out.name + ".parts"), _stamp(run, logs), _own_stamps(run, measure))
+    todo = _measures(run, logs, parts.folder)
+    found = {name: given[name] if name in given else parts.get(name, todo[name]) for name in (*measure, *given)}
     write_page(
         Findings(
             title or f"{run.path.resolve().name}: what its senses learned together",
             run.path,
-            logs,
-            dict(zip(layout.names, counts, strict=True)),
+            layout.names,
+            data,
             **found,
             retrain=other,
             seconds={**(seconds or {}), **parts.seconds},
-            provenance={**run.provenance, "report": parts.stamp},
+            provenance=shareable({**run.provenance, "report": parts.stamp}),
         ),
         out,
     )
     return out
 
 
-def _read_retrain(folder: Path) -> Tree:
-    file = folder / "retrain.json"
+def _read_retrain(folder: Path, run: Run, logs: Sequence[SensorLog]) -> Tree:
+    file, fix = (
+        folder / "retrain.json",
+        "expected the folder of `multisense ablate --retrain` of this run on these logs",
+    )
     if not file.exists():
-        raise ValueError(f"{folder}: no retrain.json; expected the folder of `multisense ablate --retrain`")
-    return json.loads(file.read_text())
+        raise ValueError(f"{folder}: no retrain.json; {fix}")
+    tree = json.loads(file.read_text())
+    refuse_other(tree, file, fix, weights_fingerprint(run.model), logs_fingerprint(logs))
+    return tree
 
 
 def _measures(run: Run, logs: Sequence[SensorLog], folder: Path) -> dict[str, Callable[[], Any]]:
@@ -104,29 +122,41 @@ def _measures(run: Run, logs: Sequence[SensorLog], folder: Path) -> dict[str, Ca
 
 
 def _stamp(run: Run, logs: Sequence[SensorLog]) -> dict[str, str]:
-    """What a result must have been made with to be shown again."""
-    return {"weights": weights_fingerprint(run.model), "logs": data_fingerprint(logs)}
+    """What every result must have been made with to be shown again."""
+    return {"weights": weights_fingerprint(run.model), "logs": data_fingerprint(logs), "code": code_fingerprint()}
+
+
+def _own_stamps(run: Run, measure: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """And what some results must, besides; the training logs are read only where probes are asked for."""
+    own: dict[str, dict[str, Any]] = {"map": {"umap": has_umap()}}
+    if set(PROBED) & set(measure):
+        there = has_training_logs(run.config)
+        training = data_fingerprint(training_logs(run.config)) if there else "gone"
+        own |= {name: {"training": training} for name in PROBED}
+    return own
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Results beside the page, one JSON file each; `made.json` says with which weights and logs, and in how many seconds."""
+    """Results beside the page, one JSON file each; `made.json` says what each was made with, and in how many seconds."""
 
     folder: Path
     stamp: Mapping[str, str]
+    own: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By result, what else it depends on."""
 
     def get(self, name: str, measure: Callable[[], Any]) -> Any:
         """The result of that name: kept from before, or measured now."""
         file = self.folder / f"{name}.json"
-        made = self._made().get(name, {})
-        if file.exists() and all(made.get(key) == value for key, value in self.stamp.items()):
+        made, stamp = self._made().get(name, {}), {**self.stamp, **self.own.get(name, {})}
+        if file.exists() and all(made.get(key) == value for key, value in stamp.items()):
             return json.loads(file.read_text())
         Console(stderr=True).print(f"[bold]{name}[/]", highlight=False)
         self.folder.mkdir(exist_ok=True)
         began = time.perf_counter()
         found = measure()
         write_atomically(file, json.dumps(found, indent=1) + "\n")
-        entry = {**self.stamp, "seconds": round(time.perf_counter() - began, 2)}
+        entry = {**stamp, "seconds": round(time.perf_counter() - began, 2)}
         write_atomically(self.folder / "made.json", json.dumps({**self._made(), name: entry}, indent=1) + "\n")
         return found
 

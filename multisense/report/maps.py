@@ -29,7 +29,8 @@ HOW_TO_GET_UMAP = f"A UMAP stands beside it where umap-learn is installed. {how_
 
 def embedding_map(run: Run, logs: Sequence[SensorLog], *, batch_size: int = 32, seed: int = 0) -> dict[str, Any]:
     """Where windows of `logs` lie: {"layouts": {"PCA": (N, 2) in [0, 1]}, "shares": of the variance on the two axes,
-    "windows": [[log, start_s]], "colours": [{"name", "classes" | "units", "values"}], "pictures": base64 JPEGs}.
+    "windows": [[log, start_s]], "colours": [{"name", "classes" | "units", "values", "decimals" of what must not be cut}],
+    "pictures": base64 JPEGs}.
 
     Windows are clips that follow each other, at most WINDOWS of them. UMAP (McInnes et al. 2018) where it is installed.
     """
@@ -58,12 +59,17 @@ def _layouts(x: np.ndarray, seed: int) -> tuple[dict[str, np.ndarray], list[floa
         raise ValueError(f"a map needs at least 2 windows, found {len(x)}: give more or longer logs")
     pca = PCA(2, random_state=seed).fit(x)
     layouts = {"PCA": pca.transform(x)}
-    if importlib.util.find_spec("umap") is not None and len(x) > 3:
+    if has_umap() and len(x) > 3:
         import umap
 
         neighbours = min(15, len(x) - 1)
         layouts["UMAP"] = np.asarray(umap.UMAP(n_neighbors=neighbours, random_state=seed, n_jobs=1).fit_transform(x))
     return layouts, [float(share) for share in pca.explained_variance_ratio_]
+
+
+def has_umap() -> bool:
+    """Whether umap-learn is installed, so that a map holds its layout, too."""
+    return importlib.util.find_spec("umap") is not None
 
 
 def _framed(xy: np.ndarray) -> np.ndarray:
@@ -80,7 +86,7 @@ def _colours(
     parts = [part for target in found.values() for part in _parts(target)]
     order = list(dict.fromkeys(number for number, _ in index))
     recording = {"classes": [logs[n].name for n in order], "values": [order.index(n) for n, _ in index]}
-    when = {"units": "s", "values": [round(start, 3) for _, start in index]}
+    when = {"units": "s", "decimals": 2, "values": [round(start, 3) for _, start in index]}
     return [*parts, {"name": "recording", **recording}, {"name": "begins at", **when}]
 
 
@@ -120,7 +126,7 @@ def _dots(found: Mapping[str, Any]) -> str:
     first = next(iter(found["layouts"].values()))
     dots = [
         f'<circle cx="{EDGE + x * (WIDTH - 2 * EDGE):.1f}" cy="{EDGE + (1 - y) * (HEIGHT - 2 * EDGE):.1f}" r="6" '
-        f'role="img" tabindex="{-1 if i else 0}" aria-label="{escape(log, quote=True)}, {start:g} s"/>'
+        f'role="img" tabindex="{-1 if i else 0}" aria-label="{escape(log, quote=True)}, {start:.2f} s"/>'
         for i, ((x, y), (log, start)) in enumerate(zip(first, found["windows"], strict=True))
     ]
     drawn = svg(HEIGHT, dots, "map of the embedding", WIDTH)

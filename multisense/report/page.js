@@ -76,7 +76,8 @@ function ramp(share) {
   return `rgb(${RAMP[k].map((a, i) => Math.round(a + (RAMP[k + 1][i] - a) * (at - k))).join(",")})`;
 }
 const hue = (i, count) => (count <= 8 ? `var(--c${i})` : `hsl(${Math.round((360 * i) / count)} 65% 52%)`);
-const short = (value) => Number(value.toPrecision(3)).toString();
+const short = (value, of) => ("decimals" in of ? value.toFixed(of.decimals) : Number(value.toPrecision(3)).toString());
+const clock = (seconds) => seconds.toFixed(2); // of the log: may count from 1970, and a window must be found by it
 
 function map(data) {
   const [colour] = $("#map-colour"), [layout] = $("#map-layout"), [legend] = $("#map-legend"), [card] = $("#map-card");
@@ -85,9 +86,9 @@ function map(data) {
   const said = (of, i) => {
     const value = of.values[i];
     if (value === null) return "not known";
-    return of.classes ? of.classes[value] : `${short(value)}${of.units ? " " + of.units : ""}`;
+    return of.classes ? of.classes[value] : `${short(value, of)}${of.units ? " " + of.units : ""}`;
   };
-  const named = (i) => `${data.windows[i][0]}, ${short(data.windows[i][1])} to ${short(data.windows[i][1] + data.seconds)} s`;
+  const named = (i) => `${data.windows[i][0]}, ${clock(data.windows[i][1])} to ${clock(data.windows[i][1] + data.seconds)} s`;
 
   function paint() {
     const of = data.colours.find((one) => one.name === colour.value);
@@ -102,7 +103,7 @@ function map(data) {
     const clean = (words) => words.replace(/[&<>]/g, (sign) => `&#${sign.charCodeAt(0)};`);
     if (!of.classes) {
       const stops = RAMP.map((rgb) => `rgb(${rgb.join(",")})`).join(",");
-      legend.innerHTML = `<span>${short(low)}</span><i class="ramp" style="background:linear-gradient(90deg,${stops})"></i><span>${short(high)} ${clean(of.units)}</span>`;
+      legend.innerHTML = `<span>${short(low, of)}</span><i class="ramp" style="background:linear-gradient(90deg,${stops})"></i><span>${short(high, of)} ${clean(of.units)}</span>`;
     } else if (of.classes.length <= 12) {
       legend.innerHTML = of.classes.map((name, i) => swatch(hue(i, of.classes.length), clean(name))).join("");
     } else legend.textContent = `${of.classes.length} different ones`;

@@ -10,13 +10,11 @@ from typing import Any
 
 from multisense.evaluate.table import Tree
 from multisense.inspect.page import html_page
-from multisense.logs.base import SensorLog
-from multisense.report.broken import robustness_section
-from multisense.report.learned import learned_section
+from multisense.report.ablation import headline, heat_table, overview, probe_table, retrain_section, sensors_table
 from multisense.report.maps import map_section
-from multisense.report.mattered import headline, heat_table, overview, probe_table, retrain_section, sensors_table
-from multisense.report.recorded import recorded_section
-from multisense.report.retrieved import example_figures, retrieval_table
+from multisense.report.retrieval import example_figures, retrieval_table
+from multisense.report.robustness import robustness_section
+from multisense.report.training import training_section
 
 COMMANDS = """\
 # 1. learn from your own recordings: a folder of logs, or the root of a LeRobot data set
@@ -33,9 +31,10 @@ class Findings:
 
     title: str
     run: Path
-    logs: Sequence[SensorLog]
-    tokens: Mapping[str, int]
-    """Tokens of a clip by sensor, in the order of the model."""
+    sensors: Sequence[str]
+    """In the order of the model."""
+    data: str
+    """What was recorded, as HTML (`data_section`)."""
     ablation: Tree | None = None
     retrain: Tree | None = None
     probe: Tree | None = None
@@ -47,14 +46,14 @@ class Findings:
     seconds: Mapping[str, float] = field(default_factory=dict)
     """How long each stage took."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    """Without folders of the machine: a page is passed on."""
 
 
 def write_page(found: Findings, path: Path) -> None:
     """Write the page; it loads nothing from anywhere."""
-    sensors = list(found.tokens)
     parts = {
-        "recorded": ("What was recorded", recorded_section(found.logs, sensors, found.tokens)),
-        "learned": ("What was learned", learned_section(found.run, sensors, found.health)),
+        "recorded": ("What was recorded", found.data),
+        "learned": ("What was learned", training_section(found.run, found.sensors, found.health)),
         "embedding": ("The embedding as a map", map_section(found.map) if found.map else ""),
         "probes": ("What labels it holds", probe_table(found.probe) if found.probe else ""),
         "mattered": ("Which sense mattered", _mattered(found)),

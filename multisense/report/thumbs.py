@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import colormaps
 from PIL import Image, ImageDraw
 
-from multisense.inspect.pictures import drawn_as, loudness, read_drawn, strength
+from multisense.inspect.pictures import drawn_as, in_colour, loudness, read_drawn, strength
 from multisense.logs.base import SensorLog
 from multisense.types import SensorInfo, Stream
 
@@ -56,8 +56,9 @@ def _look(log: SensorLog, name: str, span: tuple[float, float], size: Size) -> _
 
 
 def _frames_across(info: SensorInfo, size: Size) -> int:
-    shape = info.shape
-    return max(1, round(size.width * shape[0] / (size.height * shape[1]))) if len(shape) == 3 else 1
+    if drawn_as(info) != "frames":
+        return 1
+    return max(1, round(size.width * info.shape[0] / (size.height * info.shape[1])))
 
 
 def _values(kind: str, stream: Stream, size: Size) -> np.ndarray:
@@ -74,8 +75,7 @@ def _strip(stream: Stream, size: Size) -> np.ndarray:
     strip = Image.new("RGB", (size.width, size.height), GROUND)
     for i, frame in enumerate(stream.data):
         edges = [round(size.width * k / len(stream.data)) for k in (i, i + 1)]
-        whole = np.broadcast_to(frame[..., :3], (*frame.shape[:2], 3)) if frame.shape[-1] == 1 else frame[..., :3]
-        picture = Image.fromarray(np.ascontiguousarray(whole))
+        picture = Image.fromarray(np.ascontiguousarray(in_colour(frame)))
         strip.paste(
             picture.resize((max(edges[1] - edges[0] - 1, 1), size.height), Image.Resampling.BILINEAR), (edges[0], 0)
         )

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from multisense.clips import Grid
-from multisense.run import TrainConfig, write_atomically
+from multisense.run import TrainConfig, read_lines, write_atomically
 from multisense.train.data import console
 
 
@@ -26,8 +26,8 @@ class MetricsFile:
         if accelerator.is_main_process and self.path.exists():
             # A resumed run writes the steps after its checkpoint again; the old lines of those steps go.
             # A line that a kill cut short goes, too.
-            whole = [line for line in self.path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-            write_atomically(self.path, "".join(line for line in whole if json.loads(line)["step"] <= first))
+            kept = [row for row in read_lines(self.path) if row["step"] <= first]
+            write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in kept))
         accelerator.init_trackers("tracking")
 
     def write(self, step: int, values: Mapping[str, float], settings: TrainConfig) -> None:

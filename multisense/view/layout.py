@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import rerun.blueprint as rrb
 
+from multisense.inspect.pictures import drawn_as
 from multisense.logs.base import SensorLog
 from multisense.run import Run
 from multisense.types import Label
 from multisense.view.send import CLOCK, path
-from multisense.view.streams import look
 from multisense.view.tokens import is_camera
 
 
@@ -29,11 +29,11 @@ def _recording(log: SensorLog) -> rrb.Container:
     seen: list[rrb.View] = []
     over_time: list[rrb.View] = []
     for info in log.sensors.values():
-        kind, origin = look(info), path("streams", info.name)
+        kind, origin = drawn_as(info), path("streams", info.name)
         title = f"{info.name} ({info.units})" if info.units else info.name
-        if kind == "pictures":
+        if kind == "frames":
             seen.append(rrb.Spatial2DView(origin=origin, name=info.name))
-        elif kind == "heat":
+        elif kind == "taxels":
             seen.append(rrb.Spatial2DView(origin=f"{origin}/heat", name=title))
             over_time.append(_series(f"{origin}/strength", title))
         elif kind == "sound":

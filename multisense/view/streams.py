@@ -6,33 +6,23 @@ Frames become JPEGs and sound becomes an envelope and a spectrogram; all other s
 import math
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Literal
 
 import numpy as np
 import rerun as rr
 import torch
 from torchaudio.transforms import MelSpectrogram
 
+from multisense.inspect.pictures import drawn_as, taxels
 from multisense.logs.base import SensorLog
 from multisense.types import Label, SensorInfo, Stream
 from multisense.view.send import heat, heat_range, name_series, numbers, path, pictures
 
-Look = Literal["pictures", "heat", "sound", "series"]
 STRETCH_S = 10.0
 """At most so much of a stream is in memory at once, and in one spectrogram."""
 STRETCH_BYTES = 1 << 27
-SOUND_HZ = 2000.0
-"""From which rate on a vector of unknown kind is drawn as sound."""
 HOP_S, WINDOW_S, MELS = 0.01, 0.025, 64
 RANGE_DB = 70.0
 """What lies so far below the loudest cell of a log is drawn like silence."""
-
-
-def look(info: SensorInfo) -> Look:
-    """How a sensor is shown, from what its samples are."""
-    if len(info.shape) >= 2:
-        return "pictures" if len(info.shape) == 3 and info.dtype == "uint8" else "heat"
-    return "sound" if info.modality == "audio" or (not info.modality and info.rate_hz >= SOUND_HZ) else "series"
 
 
 def send_streams(rec: rr.RecordingStream, log: SensorLog) -> None:
@@ -46,9 +36,9 @@ def send_streams(rec: rr.RecordingStream, log: SensorLog) -> None:
     streams/<sensor>/mel        (64, T) mel power in dB, every 10 ms; a picture of 10 s at its first stamp
     """
     rec.log("about", rr.TextDocument(about(log), media_type=rr.MediaType.MARKDOWN), static=True)
-    send = {"pictures": _send_pictures, "heat": _send_heat, "sound": _send_sound, "series": _send_series}
+    send = {"frames": _send_pictures, "taxels": _send_heat, "sound": _send_sound, "traces": _send_series}
     for info in log.sensors.values():
-        send[look(info)](rec, log, info)
+        send[drawn_as(info)](rec, log, info)
     for number, label in enumerate(log.labels.values()):
         _send_label(rec, label, number)
 
@@ -81,13 +71,6 @@ def _send_heat(rec: rr.RecordingStream, log: SensorLog, info: SensorInfo) -> Non
         numbers(rec, path("streams", info.name, "strength"), stream.times_s, np.stack([flat.mean(1), flat.max(1)], 1))
     heat_range(rec, where, low, high)
     name_series(rec, path("streams", info.name, "strength"), [_named(x, info.units) for x in ("mean", "maximum")])
-
-
-def taxels(data: np.ndarray) -> np.ndarray:
-    """Samples (N, H, W) as they are, (N, ..., W, C) as the lengths of their vectors (N, H, W)."""
-    data = np.asarray(data, np.float64)
-    data = data if data.ndim == 3 else np.linalg.norm(data, axis=-1)
-    return data.reshape(len(data), -1, data.shape[-1])
 
 
 def _send_series(rec: rr.RecordingStream, log: SensorLog, info: SensorInfo) -> None:

@@ -16,7 +16,7 @@ SECONDS = 8.0
 MARK = "contact"
 
 
-def recorded_section(logs: Sequence[SensorLog], sensors: Sequence[str], tokens: Mapping[str, int]) -> str:
+def data_section(logs: Sequence[SensorLog], sensors: Sequence[str], tokens: Mapping[str, int]) -> str:
     """The sensors of `logs` as a table, `tokens` a clip each, and the recording in which most happens."""
     log = busiest(logs)
     infos = [log.sensors[name] for name in sensors if name in log.sensors]

@@ -9,6 +9,7 @@ import numpy as np
 from multisense.evaluate.robustness_files import LEVELS
 from multisense.evaluate.table import Tree
 from multisense.inspect.pictures import svg, ticks, words_at
+from multisense.report.ablation import floored
 from multisense.report.tables import Cell, Table, draw, gap, percent, score
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 220, 150, 30, 8, 24, 30
@@ -29,7 +30,7 @@ def robustness_section(tree: Tree) -> str:
     words = (
         "Probes were trained on whole recordings and know nothing of the disturbance. A curve that falls below the dashed "
         "line does worse than probes that were trained without the sensor: the model then trusts a broken sense. Bands are "
-        "95 % intervals of the paired loss."
+        f"95 % intervals of the paired loss. {floored(tree['floor'])}"
     )
     names = ["mean", *tree["labels"]]
     options = "".join(

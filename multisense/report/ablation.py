@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from multisense.evaluate.metrics import NAMES
 from multisense.evaluate.table import Tree, text
 from multisense.inspect.pictures import intervals
 from multisense.report.tables import NONE, Cell, Table, draw, gap, heat, score
-
-METRICS = {"r2": "R²", "accuracy": "accuracy", "f1": "macro-F1", "mae": "MAE"}
 
 
 def headline(tree: Tree) -> str:
@@ -22,8 +21,13 @@ def headline(tree: Tree) -> str:
     return (
         f"<p class='lead'>{escape(verdict(mean))}</p><div class='facts'>{boxes}</div>"
         f"<p class='faint'>Mean over {len(tree['labels'])} labels of linear probes on held-out recordings (R² for "
-        "quantities, balanced accuracy for classes), with 95 % intervals over recordings.</p>"
+        f"quantities, balanced accuracy for classes), with 95 % intervals over recordings. {floored(mean['floor'])}</p>"
     )
+
+
+def floored(floor: float) -> str:
+    """What a reader must know who makes the mean of a table by himself."""
+    return f"In the mean a score below {floor:g} counts as {floor:g}."
 
 
 def _fact(name: str, cell: Mapping[str, Any]) -> str:
@@ -76,7 +80,7 @@ def heat_table(tree: Tree, name: str, caption: str) -> str:
     heads |= {k.replace("+", " + "): _dots(sensors, k) for k in keys}
     rows = [_scores(label, part, keys, baselines) for label, part in tree["labels"].items()]
     foot = [_scores("mean", mean, keys, baselines)]
-    return draw(Table(name, caption, columns, rows, foot, heads, "heat"))
+    return draw(Table(name, f"{caption}. {floored(mean['floor'])}", columns, rows, foot, heads, "heat"))
 
 
 def _dots(sensors: Sequence[str], subset: str) -> str:
@@ -87,7 +91,7 @@ def _dots(sensors: Sequence[str], subset: str) -> str:
 
 def _scores(label: str, part: Tree, keys: Sequence[str], baselines: Sequence[str]) -> list[Cell]:
     known = [heat(part["subsets"].get(k)) for k in keys] + [heat(part["baselines"].get(k)) for k in baselines]
-    return [Cell(label, note=METRICS.get(part.get("metric", ""), "")), *known]
+    return [Cell(label, note=NAMES.get(part.get("metric", ""), "")), *known]
 
 
 PER_SENSOR = {
@@ -162,7 +166,7 @@ def probe_table(tree: Tree) -> str:
                 cells = [_probed(metric, found[metric][who]) for who in ("run", "untrained")]
                 better = NONE if metric == "mae" else gap(found[metric]["gain"])
                 chance = _probed(metric, {**found[metric]["chance"], "low": None, "high": None})
-                shown = Cell(METRICS[metric] + unit)
+                shown = Cell(NAMES[metric] + unit)
                 rows.append([Cell(label), shown, Cell(str(found["logs"]), (found["logs"],)), *cells, better, chance])
     kind = tree["protocol"]["probe"]
     caption = f"{kind.capitalize()} probes of the fused embedding on held-out recordings; MAE in the label's unit"

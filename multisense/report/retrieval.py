@@ -8,7 +8,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Subset
 
 from multisense.clips import Windows, collate
-from multisense.evaluate.retrieval import Route, galleries, places, predictions, similarity
+from multisense.evaluate.retrieval import Route, galleries, known_on_both, places, predictions, similarity
 from multisense.evaluate.table import key
 from multisense.logs.base import SensorLog
 from multisense.report.tables import Cell, Table, draw, number, percent
@@ -22,8 +22,8 @@ LARGE = Size(240, 72)
 
 def examples(run: Run, logs: Sequence[SensorLog], *, batch_size: int = 32, seed: int = 0) -> dict[str, Any]:
     """Queries of "all others -> one sensor" in the first gallery of `retrieve`, chosen by their rank: a good, a middling
-    and a bad one of each sensor. {"examples": [{"context", "target", "rank", "gallery", "query" | "found": {"log",
-    "start_s", "picture"}}], "sensors"}; the true clip is the query's own."""
+    and a bad one of each sensor, all of windows that hold both sides. {"examples": [{"context", "target", "rank", "gallery",
+    "query" | "found": {"log", "start_s", "picture"}}], "sensors", "seconds"}; the true clip is the query's own."""
     names = run.model.names
     seconds = run.config.data.clip_seconds
     windows = Windows(logs, run.grids, seconds, seconds)
@@ -32,7 +32,7 @@ def examples(run: Run, logs: Sequence[SensorLog], *, batch_size: int = 32, seed:
     routes: list[Route] = [(tuple(n for n in names if n != target), (target,)) for target in names[:ROUTES]]
     loader = DataLoader(Subset(windows, row.tolist()), batch_size, collate_fn=collate)
     sides = predictions(run, loader, routes)
-    chosen = [pick for route in routes for pick in _picked(route, similarity(*sides[route[0], route[1][0]]))]
+    chosen = [pick for route in routes for pick in _picked(route, *sides[route[0], route[1][0]])]
     wanted = sorted({i for pick in chosen for i in (pick["query"], pick["found"])})
     shown: list[Window] = [(logs[index[i][0]], index[i][1]) for i in wanted]
     drawn = dict(zip(wanted, pictures(shown, names, seconds, LARGE), strict=True))
@@ -41,18 +41,23 @@ def examples(run: Run, logs: Sequence[SensorLog], *, batch_size: int = 32, seed:
         return {"log": logs[index[i][0]].name, "start_s": index[i][1], "picture": drawn[i]}
 
     found = [{**pick, "query": clip(pick["query"]), "found": clip(pick["found"])} for pick in chosen]
-    return {"examples": found, "sensors": list(names), "gallery": len(row), "seconds": seconds}
+    return {"examples": found, "sensors": list(names), "seconds": seconds}
 
 
-def _picked(route: Route, cosines: np.ndarray) -> list[dict[str, Any]]:
+def _picked(route: Route, predicted: np.ndarray, truth: np.ndarray) -> list[dict[str, Any]]:
+    there = np.flatnonzero(known_on_both([(predicted, truth)]))
+    if len(there) < 2:
+        return []
+    cosines = similarity(predicted[there], truth[there])
     ranks = places(cosines)
     order = np.argsort(ranks, kind="stable")
     picks = dict.fromkeys(int(order[round(q * (len(order) - 1))]) for q in QUANTILES)
     context, target = key(route[0]), route[1][0]
     return [
-        {"context": context, "target": target, "rank": float(ranks[i]), "query": i, "found": int(cosines[i].argmax())}
+        {"context": context, "target": target, "rank": float(ranks[i]), "gallery": len(there),
+         "query": int(there[i]), "found": int(there[cosines[i].argmax()])}
         for i in picks
-    ]
+    ]  # fmt: skip
 
 
 def retrieval_table(found: Mapping[str, Any]) -> str:
@@ -74,27 +79,27 @@ def _entry(name: str, entry: Mapping[str, Any]) -> list[Cell]:
 
 
 def example_figures(found: Mapping[str, Any]) -> str:
-    """Three clips beside each other for each query."""
+    """Three clips beside each other for each query; empty where no window holds two sensors."""
     targets = list(dict.fromkeys(one["target"] for one in found["examples"]))
     blocks = [_of_target(name, found, is_open=name == targets[0]) for name in targets]
     words = (
         "The queries are chosen by their rank, not by their looks: of every sensor one of the best tenth, the median one "
         "and one of the worst tenth. Bold is the sensor that was looked for; of the query it was hidden."
     )
-    return f"<h3>Examples</h3><p>{words}</p>{''.join(blocks)}"
+    return f"<h3>Examples</h3><p>{words}</p>{''.join(blocks)}" if blocks else ""
 
 
 def _of_target(target: str, found: Mapping[str, Any], is_open: bool) -> str:
     some = [one for one in found["examples"] if one["target"] == target]
     title = f"<h4>{escape(target)} from {escape(some[0]['context'].replace('+', ' + '))}</h4>"
     shown = "".join(
-        f"<p class='rank'>{_rank(o, found)}</p><div class='triple'>{''.join(_clips(o, found))}</div>" for o in some
+        f"<p class='rank'>{_rank(o)}</p><div class='triple'>{''.join(_clips(o, found))}</div>" for o in some
     )
     return f"<details{' open' if is_open else ''}><summary>{title}</summary>{shown}</details>"
 
 
-def _rank(one: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    return "Found at once:" if one["rank"] == 1 else f"The true one came {one['rank']:g} of {found['gallery']}:"
+def _rank(one: Mapping[str, Any]) -> str:
+    return "Found at once:" if one["rank"] == 1 else f"The true one came {one['rank']:g} of {one['gallery']}:"
 
 
 def _clips(one: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
@@ -105,7 +110,7 @@ def _clips(one: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
 
 
 def _clip(role: str, clip: Mapping[str, Any], names: Sequence[str], target: str) -> str:
-    where = f"{escape(clip['log'])}, {clip['start_s']:.3g} s"
+    where = f"{escape(clip['log'])}, {clip['start_s']:.2f} s"
     alt = f"{role}: {where}: {', '.join(names)}, one below the other"
     row = names.index(target) if role == "asked with" and target in names else -1
     place = f"top:{100 * row / len(names):.3f}%;height:{100 / len(names):.3f}%"

@@ -1,6 +1,5 @@
 """Whether it learned: curves over training steps, and its health on held-out clips."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -13,18 +12,13 @@ from multisense.health.report import read_history
 from multisense.health.table import COLUMNS, sensors
 from multisense.inspect.pictures import curves
 from multisense.report.tables import NONE, Cell, Table, draw, number
+from multisense.run import read_lines
 
-Lines = Sequence[Mapping[str, float]]
-
-
-def read_metrics(run: Path) -> list[dict[str, float]]:
-    """The lines of metrics.jsonl; none where a run has none. A line that a kill cut short is left out."""
-    file = run / "metrics.jsonl"
-    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+Lines = Sequence[Mapping[str, float | None]]
+"""What was no finite number is None."""
 
 
-def learned_section(run: Path, names: Sequence[str], health: Mapping[str, Any] | None) -> str:
+def training_section(run: Path, names: Sequence[str], health: Mapping[str, Any] | None) -> str:
     """Curves of the run in the folder `run`; the measures given, or else the last ones in its health.jsonl."""
     words = (
         "No label was used. The skill says how much better the hidden part of a sense is predicted than by its mean: 0 "
@@ -32,7 +26,9 @@ def learned_section(run: Path, names: Sequence[str], health: Mapping[str, Any] |
         "spreads; a falling loss with a falling rank would be a collapse."
     )
     history = read_history(run)
-    drawn = _curves(read_metrics(run), names) + _held_out([{"step": step, **row} for step, row in history], names)
+    drawn = _curves(read_lines(run / "metrics.jsonl"), names) + _held_out(
+        [{"step": step, **row} for step, row in history], names
+    )
     shown = f"<div class='curves'>{''.join(drawn)}</div>" if drawn else "<p>The run's folder has no metrics.jsonl.</p>"
     values = health["health"] if health else dict(history[-1][1]) if history else {}
     return f"<p>{words}</p>{shown}{_health(values, health)}"
@@ -57,7 +53,9 @@ def _one(title: str, lines: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> list
 
 def series(metrics: Lines, key: str) -> tuple[np.ndarray, np.ndarray]:
     """(steps (N,), values (N,)) of a key, where it is a number."""
-    points = [(line["step"], line[key]) for line in metrics if key in line and math.isfinite(line[key])]
+    points = [
+        (line["step"], value) for line in metrics if (value := line.get(key)) is not None and math.isfinite(value)
+    ]
     steps, values = np.array(points, dtype=float).reshape(-1, 2).T
     return steps, values
 
