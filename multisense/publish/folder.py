@@ -12,7 +12,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from multisense.checkpoint import warn_if_unfinished
 from multisense.embed import weights_fingerprint
-from multisense.evaluate.table import Tree
+from multisense.evaluate.table import Tree, refuse_other
 from multisense.model import MultiSense
 from multisense.pretrained import NO_RESULTS, make_repository
 from multisense.publish.card import PICTURE, results_section, training_section
@@ -71,12 +71,7 @@ def read_ablation(folder: Path, model: MultiSense) -> Tree:
         if not file.is_file():
             raise ValueError(f"{file}: not there; {fix}")
     tree = json.loads((folder / "ablation.json").read_text())
-    theirs = tree.get("provenance", {}).get("weights") if isinstance(tree, dict) else None
-    own = weights_fingerprint(model)
-    if theirs != own:
-        raise ValueError(
-            f"{folder}: an ablation of other weights: their fingerprint is {theirs}, that of the run's {own}; {fix}"
-        )
+    refuse_other(tree, folder, fix, weights_fingerprint(model))
     return tree
 
 
