@@ -18,16 +18,17 @@ SMALL = ["train.steps=2", "train.batch_size=4", "train.log_with=[]", "model.widt
 
 
 @pytest.mark.slow
-def test_a_humanoid_trains_and_embeds_its_held_out_episode(realdata: Path, tmp_path: Path):
+def test_a_humanoid_trains_and_embeds_its_held_out_episodes(realdata: Path, tmp_path: Path):
     data = realdata / "g1_lerobot_v21"
     words = [f"data.train={data}", "data.in_memory=false", *SMALL]
     run = open_run(train(load_config(ROOT / "configs" / "g1.yaml", words), tmp_path / "run"))
     held_out = [log for log in open_logs(data) if log.name in run.config.data.hold_out]
     embed_logs(run, held_out, tmp_path / "out.h5", stride_s=4.0)
     with h5py.File(tmp_path / "out.h5") as file:
-        (group,) = file.values()
-        assert group["fused"].shape[1] == 3 * 2 * 32
-        assert np.isfinite(group["fused"][:]).all()
+        assert set(file) == set(run.config.data.hold_out)
+        for group in file.values():
+            assert group["fused"].shape[1] == 3 * 2 * 32
+            assert np.isfinite(group["fused"][:]).all()
 
 
 @pytest.mark.slow
