@@ -238,6 +238,7 @@ def ablate(
         from multisense.evaluate.ablation import ablate_path
 
         console.print(ablate_path(run, logs, out, stride))
+    _say_where(out)
 
 
 @app.command()
@@ -254,6 +255,7 @@ def robustness(
     from multisense.evaluate.robustness import robustness_path
 
     console.print(robustness_path(run, logs, out, stride))
+    _say_where(out)
 
 
 @app.command()
@@ -353,6 +355,10 @@ def report(
     from multisense.report import report_path
 
     console.print(f"Report: {report_path(run, logs, out, retrain)}")
+
+
+def _say_where(out: Path) -> None:
+    console.print(f"Intervals and paired differences are in {out} (.json, .csv, .png).", markup=False, soft_wrap=True)
 
 
 def main() -> None:

@@ -275,9 +275,8 @@ def write_run(path: Path, config: RunConfig, grids: Mapping[str, Grid], origin: 
 def read_run(path: Path) -> tuple[RunConfig, dict[str, Grid], dict[str, Any]]:
     """Configuration, grids and provenance of a run folder."""
     if not holds_run(path):
-        raise ConfigError(
-            f"{path}: not a run: it has no run.json; make one with `multisense train CONFIG --out {path}`"
-        )
+        found = "it has no run.json" if path.exists() else "there is no such folder"
+        raise ConfigError(f"{path}: not a run: {found}; make one with `multisense train CONFIG --out {path}`")
     body = json.loads((path / "run.json").read_text())
     grids = {name: parse_grid(values) for name, values in body["grids"].items()}
     return load_config(path / "config.yaml"), grids, body["provenance"]

@@ -125,10 +125,12 @@ def test_groups_are_what_a_label_says_of_a_log():
     logs[0].labels["kind"] = told
     assert groups_of(logs, "kind").tolist() == [1, 0, 1, 0]
     logs[1].labels["kind"] = unsaid
-    with pytest.raises(ValueError, match="--group kind: log 2 of 4 has no known value of it"):
+    with pytest.raises(
+        ValueError, match="log 2 of 4 has no known value of it; a group is one per log, as is said by no label"
+    ):
         groups_of(logs, "kind")
     logs[1].labels["kind"] = logs[3].labels["kind"]
-    with pytest.raises(ValueError, match="log 1 of 4 has 10 values of it; a group is one per log"):
+    with pytest.raises(ValueError, match="log 1 of 4 has 10 values of it; a group is one per log, as is said by kind"):
         groups_of(logs, "height")
     with pytest.raises(ValueError, match=r"has no such label; known are \['height', 'kind'\]"):
         groups_of(logs, "object")

@@ -117,6 +117,8 @@ def test_what_is_no_run_is_told(tmp_path: Path):
         ConfigError, match=r"not a run: it has no run.json; make one with `multisense train CONFIG --out"
     ):
         open_run(tmp_path)
+    with pytest.raises(ConfigError, match="not a run: there is no such folder"):
+        open_run(tmp_path / "gone")
 
 
 def test_a_folder_that_holds_a_run_is_refused(run: Path, body_config: RunConfig, body_logs: list[ArrayLog]):

@@ -33,15 +33,16 @@ def probe_table(tree: Tree) -> Table:
     title = f"{tree['protocol']['probe']} probes on held-out {'logs' if by is None else f'groups by {by}'}"
     table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("label", overflow="fold")
-    for heading in ("logs", "score", "run", "untrained", "chance"):
+    for heading in ("logs trained\nand tested on", "score", "run", "untrained", "chance"):
         table.add_column(heading, justify="left" if heading == "score" else "right", overflow="fold")
     for name, label in tree["labels"].items():
+        tested = label["tested"]["logs"]
         for found in label["budgets"].values():
             for metric in label["metrics"]:
                 unit = f" {label['units']}" if metric == "mae" and label["units"] else ""
                 cells = [_cell(metric, found[metric][who]) for who in ("run", "untrained")]
                 chance = _cell(metric, {**found[metric]["chance"], "low": None})
-                table.add_row(name, str(found["logs"]), NAMES[metric] + unit, *cells, chance)
+                table.add_row(name, f"{found['logs']}, {tested}", NAMES[metric] + unit, *cells, chance)
         table.add_section()
     return table
 

@@ -21,15 +21,13 @@ def groups_of(logs: Sequence[Labelled], label: str) -> np.ndarray:
     for at, log in enumerate(logs):
         if label not in log.labels:
             raise ValueError(f"--group {label}: log {at + 1} of {len(logs)} has no such label; known are {known}")
-        data = np.atleast_1d(log.labels[label].data)
-        said = np.unique(data[is_known(data)])
-        if not len(said):
-            raise ValueError(
-                f"--group {label}: log {at + 1} of {len(logs)} has no known value of it; a group is one per log"
-            )
+        said = _said(log, label)
         if len(said) != 1:
+            found = f"{len(said)} values" if len(said) else "no known value"
+            fit = [name for name in known if all(name in log.labels and len(_said(log, name)) == 1 for log in logs)]
             raise ValueError(
-                f"--group {label}: log {at + 1} of {len(logs)} has {len(said)} values of it; a group is one per log"
+                f"--group {label}: log {at + 1} of {len(logs)} has {found} of it; a group is one per log, as is said by "
+                f"{', '.join(fit) or 'no label of these logs'}"
             )
         values.append(said.item())
     found, number = np.unique(values, return_inverse=True)
@@ -38,6 +36,11 @@ def groups_of(logs: Sequence[Labelled], label: str) -> np.ndarray:
             f"--group {label}: all {len(logs)} logs are of one group, {found[0]}; leaving it out leaves none"
         )
     return number
+
+
+def _said(log: Labelled, label: str) -> np.ndarray:
+    data = np.atleast_1d(log.labels[label].data)
+    return np.unique(data[is_known(data)])
 
 
 def leave_one_out(group: np.ndarray) -> list[Split]:

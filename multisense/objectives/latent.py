@@ -156,7 +156,8 @@ class LatentPrediction(nn.Module):
         super().__init__()
         if config.target_layers > model.config.depth:
             raise ValueError(
-                f"objective.target_layers is {config.target_layers}, more than model.depth = {model.config.depth} blocks"
+                f"objective.target_layers is {config.target_layers}, more than model.depth = {model.config.depth} blocks; "
+                "set either to fit the other"
             )
         self.config = config
         self.student = model
