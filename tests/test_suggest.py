@@ -118,6 +118,22 @@ def test_tokens_said_are_those_of_the_model(tmp_path: Path) -> None:
     assert said == [len(model.tokenizer(name)) for name in model.names]
 
 
+def test_a_command_is_no_sense_and_is_said_to_be_doubtful() -> None:
+    body = Body()
+    for name in ("action", "jointTargets", "reaction_wheel"):
+        body.put(name, lambda n: signal(50.0, modality="proprio"))
+    text = suggest(body.logs, "logs")
+    lines = {name: next(x for x in after(text, f"  {name}:") if "kind:" in x) for name in body.logs[0].streams}
+    marked = {name for name, line in lines.items() if "doubtful: by its name a command" in line}
+    assert marked == {"action", "jointTargets"}
+
+
+def after(text: str, start: str) -> list[str]:
+    """The lines from the one that begins so."""
+    lines = text.splitlines()
+    return lines[next(i for i, line in enumerate(lines) if line.startswith(start)) :]
+
+
 def test_what_cannot_be_used_is_listed_with_the_reason(tmp_path: Path) -> None:
     body = Body()
     body.put("still", lambda n: ("proprio", 50.0, np.arange(150) / 50, np.full((150, 3), 0.5)))
