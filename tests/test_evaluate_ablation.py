@@ -236,7 +236,7 @@ def test_split_is_by_log_and_loses_none():
 def test_retrieve_covers_every_ordered_pair(run):
     found = retrieve(run, [body_log(n) for n in range(12)])
     assert set(found["pairs"]) == {f"{a}>{b}" for a in run.model.names for b in run.model.names if a != b}
-    assert found["gallery"] == 12
+    assert (found["gallery"], found["among"]) == (12, "those of 12 recordings")
     assert found["galleries"] == 3
     assert found["mean"]["recall"]["1"]["chance"] == pytest.approx(1 / 12)
     assert found["mean"]["recall"]["10"]["low"] is not None

@@ -123,6 +123,15 @@ def test_retrieval_says_what_it_was_made_of(run):
     assert made["retrieval"]["logs"] != other["provenance"]["retrieval"]["logs"]
 
 
+def test_the_tables_say_whether_windows_or_recordings_are_told_apart(run):
+    words = {3: "9 windows of 3 recordings", 11: "those of 11 recordings"}
+    for count, among in words.items():
+        found = retrieve(run, [body_log(n, seconds=3.0) for n in range(count)], routes=[(("eye",), ("arm",))])
+        assert found["among"] == among
+        assert str(rich_table(found).title).endswith(f"among {among}")
+        assert f"among {among}" in retrieval_html(found)
+
+
 def test_what_is_not_in_the_context_cannot_change_a_route(run):
     logs = [body_log(n, seconds=1.0) for n in range(11)]
     route = ("eye", "pad"), ("arm",)

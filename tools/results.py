@@ -195,7 +195,7 @@ def sections(trees: Mapping[str, Any], pictures: Mapping[str, str]) -> list[str]
     if "robustness" in trees:
         shown += ["## A sense that is broken", pictures.get("robustness", ""), robustness_table(trees["robustness"])]
     if "retrieval" in trees:
-        words = f"The true window among those of {trees['retrieval']['gallery']} held-out logs."
+        words = f"The true window among {trees['retrieval']['among']}, all held out."
         shown += ["## One sense found from others", words, retrieval_table(trees["retrieval"])]
     return shown
 

@@ -55,8 +55,9 @@ def retrieve(
     Query: the latents of b predicted from a. Gallery: the latents of b of one window of every log, so that the match is
     among different recordings. Several targets count alike: the similarity is the mean of theirs. Returns {"pairs":
     {"camera>mic": ..., "camera+mic>arm": ...}, "means": {"one > one": ...}, "mean": that of the first kind of route,
-    "gallery": size, "provenance"}; each entry holds recall at 1, 5 and 10 with chance and 95 % intervals over logs, the
-    median rank, the `size` of its galleries, and the skill: 1 - L1 error of the prediction / L1 error of the mean target.
+    "gallery": size, "among": of what it is, in words, "provenance"}; each entry holds recall at 1, 5 and 10 with chance and
+    95 % intervals over logs, the median rank, the `size` of its galleries, and the skill: 1 - L1 error of the prediction /
+    L1 error of the mean target.
 
     Windows without all targets, or without any of the context, neither ask nor stand in a route's galleries; what is
     then not known of a route is None. A mean over routes counts every query alike, and the skill of every route.
@@ -82,8 +83,15 @@ def retrieve(
     means = {kind: entry(some) for kind, some in kinds.items()}
     named = {f"{key(route[0])}>{key(route[1])}": entry([route]) for route in routes}
     first = next(iter(means.values()))
-    shape = {"gallery": picks.shape[1], "galleries": len(picks)}
+    shape = {"gallery": picks.shape[1], "galleries": len(picks), "among": _among(log, picks)}
     return {"pairs": named, "means": means, "mean": first, **shape, "provenance": _provenance(run, logs, picks, seed)}
+
+
+def _among(log: np.ndarray, picks: np.ndarray) -> str:
+    size, logs = picks.shape[1], len(np.unique(log))
+    return (
+        f"those of {size} recordings" if logs >= FEW else f"{size} windows of {logs} recording{'s' if logs > 1 else ''}"
+    )
 
 
 def _provenance(run: Run, logs: Sequence[SensorLog], picks: np.ndarray, seed: int) -> dict[str, Any]:

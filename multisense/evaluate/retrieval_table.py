@@ -49,7 +49,7 @@ def routes_of(
 
 def rich_table(found: dict[str, Any]) -> Table:
     """Routes down; below them the means over each kind of route, and chance."""
-    title = f"the true window among those of {found['gallery']} recordings (windows, where recordings are few)"
+    title = f"the true window among {found['among']}"
     table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for column in ("from", "to"):
         table.add_column(column, overflow="fold", max_width=18)

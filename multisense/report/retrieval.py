@@ -69,7 +69,7 @@ def retrieval_table(found: Mapping[str, Any]) -> str:
     foot = [_entry(f"mean: {kind.replace('>', '→')}", entry) for kind, entry in means.items()]
     chance = [percent(entry["chance"]) for entry in mean["recall"].values()]
     foot.append([Cell("chance"), *chance, number(mean["chance_rank"]), number(0.0, ".2f")])
-    caption = f"The true window found among those of {found['gallery']} recordings (windows, where recordings are few)"
+    caption = f"The true window found among {found['among']}"
     return draw(Table("retrieval", caption, columns, rows, foot))
 
 
