@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from multisense.config import ConfigError
+from multisense.inspect.align import is_command
 from multisense.inspect.info import sample_bytes
 from multisense.logs.base import LogError, SensorLog
 from multisense.logs.open import open_logs
@@ -139,7 +140,8 @@ def _sensors(senses: Sequence[Sense], cuts: Mapping[str, list[Setting]]) -> list
     lines: list[Line] = [(0, Setting("sensors", None, ""))]
     for sense in senses:
         units = f" ({sense.info.units})" if sense.info.units else ""
-        lines.append((1, Setting(sense.name, None, f"{by(sense.info.shape)} {sense.info.dtype}{units}")))
+        doubt = "; doubtful: by its name a command, no sense" if is_command(sense.name) else ""
+        lines.append((1, Setting(sense.name, None, f"{by(sense.info.shape)} {sense.info.dtype}{units}{doubt}")))
         lines += [(2, setting) for setting in cuts[sense.name]]
     return lines
 

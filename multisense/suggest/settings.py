@@ -9,7 +9,6 @@ import numpy as np
 
 from multisense.clips import read_clip
 from multisense.config import parse
-from multisense.inspect.align import is_command
 from multisense.logs.base import SensorLog
 from multisense.modalities import modality
 from multisense.model import ModelConfig, MultiSense
@@ -122,8 +121,6 @@ def _is_nearer(total: int, other: int) -> bool:
 
 def _kind(sense: Sense, count: int) -> str:
     doubt = "doubtful: " if sense.guess.is_doubtful else ""
-    if is_command(sense.name):
-        doubt = "doubtful: by its name a command, no sense: it tells the body's next move; "
     return f"{doubt}{sense.guess.why}; {count} tokens a clip"
 
 
