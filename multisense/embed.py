@@ -184,7 +184,8 @@ def embed_subsets(
 def _from_subset(model: MultiSense, tokens: TokenBatch, subset: Sequence[str]) -> np.ndarray:
     wanted = torch.tensor([model.names.index(name) for name in subset], device=model.sensor.device)
     keep = torch.isin(model.sensor, wanted).nonzero()[:, 0]
-    latents, valid = model.encode_kept(tokens, keep.expand(len(tokens.tokens), -1))
+    parts = [(s, len(model.tokenizer(name))) for s, name in enumerate(model.names) if name in subset]
+    latents, valid = model.encode_kept(tokens, keep.expand(len(tokens.tokens), -1), parts)
     everywhere = latents.new_zeros(*tokens.valid.shape, latents.shape[-1]).index_copy(1, keep, latents)
     fused = model.pool(everywhere, torch.zeros_like(tokens.valid).index_copy(1, keep, valid)).fused
     return torch.where(valid.any(1)[:, None], fused.float(), torch.nan).cpu().numpy()

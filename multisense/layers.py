@@ -4,6 +4,8 @@ Shapes: B clips, T tokens, D width, H heads, E = D / H.
 """
 
 import math
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -79,8 +81,8 @@ def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
 
-class Block(nn.Module):
-    """Pre-norm attention and MLP on `scaled_dot_product_attention`."""
+class Weights(nn.Module):
+    """What a block does to each token by itself, before and after attention."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0):
         super().__init__()
@@ -93,12 +95,43 @@ class Block(nn.Module):
         self.grow = nn.Linear(width, hidden)
         self.shrink = nn.Linear(hidden, width)
 
-    def forward(self, x: Tensor, table: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
-        """x (B, T, D); `mask` (B, 1, 1, T) bool, False where a token is absent."""
-        q, k, v = rearrange(self.qkv(self.norm1(x)), "b t (three h e) -> three b h t e", three=3, h=self.heads)
-        mixed = F.scaled_dot_product_attention(rotate(q, table), rotate(k, table), v, attn_mask=mask)
+    def before(self, x: Tensor) -> Tensor:
+        """x (B, T, D) -> queries, keys and values (3, B, H, T, E)."""
+        return rearrange(self.qkv(self.norm1(x)), "b t (three h e) -> three b h t e", three=3, h=self.heads)
+
+    def after(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """x (B, T, D) and what attention mixed for it (B, H, T, E) -> (B, T, D)."""
         x = x + self.proj(rearrange(mixed, "b h t e -> b t (h e)"))
         return x + self.shrink(F.gelu(self.grow(self.norm2(x))))
+
+
+class Block(Weights):
+    """Pre-norm attention and MLP on `scaled_dot_product_attention`.
+
+    With several `ways` each group of tokens has weights of its own, and attention joins them (Mixture-of-Transformers,
+    Liang et al. 2024): as many FLOPs, several times the parameters. The block's own weights are the first group's.
+    """
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0, ways: int = 1):
+        super().__init__(width, heads, mlp_ratio)
+        self.others = nn.ModuleList(Weights(width, heads, mlp_ratio) for _ in range(ways - 1))
+
+    def forward(
+        self, x: Tensor, table: tuple[Tensor, Tensor], mask: Tensor | None, parts: Sequence[tuple[int, int]] = ()
+    ) -> Tensor:
+        """x (B, T, D); `mask` (B, 1, 1, T) bool, False where a token is absent; `parts`: (group, tokens) along T."""
+        if not parts:
+            return self.after(x, self._attend(self.before(x), table, mask))
+        ways = [cast(Weights, self.others[group - 1]) if group else self for group, _ in parts]
+        counts = [count for _, count in parts]
+        pieces = x.split(counts, 1)
+        before = torch.cat([way.before(piece) for way, piece in zip(ways, pieces, strict=True)], dim=3)
+        mixed = self._attend(before, table, mask).split(counts, 2)
+        return torch.cat([way.after(*piece) for way, *piece in zip(ways, pieces, mixed, strict=True)], dim=1)
+
+    def _attend(self, before: Tensor, table: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+        q, k, v = before
+        return F.scaled_dot_product_attention(rotate(q, table), rotate(k, table), v, attn_mask=mask)
 
 
 class Transformer(nn.Module):
@@ -107,27 +140,38 @@ class Transformer(nn.Module):
     The register (Darcet et al. 2023) gives attention a place to rest, and keeps a clip without any valid token finite.
     """
 
-    def __init__(self, width: int, depth: int, heads: int, mlp_ratio: float = 4.0):
+    def __init__(self, width: int, depth: int, heads: int, mlp_ratio: float = 4.0, ways: int = 1):
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} is not a multiple of heads {heads}")
-        self.recompute = False
+        self.recompute, self.ways = False, ways
         self.rotary = Rotary(width // heads)
         self.register = nn.Parameter(torch.zeros(1, 1, width))
-        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, ways) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.apply(init_linear)
         for index, block in enumerate(self.blocks):
             assert isinstance(block, Block)
-            for layer in (block.proj, block.shrink):
-                layer.weight.data.div_(math.sqrt(2 * (index + 1)))
+            for way in [block, *block.others]:
+                for layer in (way.proj, way.shrink):
+                    layer.weight.data.div_(math.sqrt(2 * (index + 1)))
 
-    def forward(self, x: Tensor, valid: Tensor | None, time_s: Tensor, place: Tensor, layers: int = 1) -> list[Tensor]:
+    def forward(
+        self,
+        x: Tensor,
+        valid: Tensor | None,
+        time_s: Tensor,
+        place: Tensor,
+        layers: int = 1,
+        parts: Sequence[tuple[int, int]] = (),
+    ) -> list[Tensor]:
         """x (B, T, D), valid (B, T), time_s (B or 1, T), place (B or 1, T, 2) -> the last blocks' outputs, as many as
         `layers`, the very last normed.
 
-        `valid` is None where every token is: attention without a mask is the faster kernel.
+        `valid` is None where every token is: attention without a mask is the faster kernel. `parts`: which group of
+        tokens stands where along T, as (group, tokens); only asked for where groups have weights of their own.
         """
+        ways = self._ways(parts, x.shape[1])
         # Not len(x), which would make a graph of one size of batch.
         x = torch.cat([self.register.expand(x.shape[0], -1, -1), x], dim=1)
         cos, sin = self.rotary.table(time_s, place)
@@ -136,10 +180,20 @@ class Transformer(nn.Module):
         recompute = self.recompute and torch.is_grad_enabled()
         outputs: list[Tensor] = []
         for block in self.blocks:
-            x = checkpoint(block, x, table, mask, use_reentrant=False) if recompute else block(x, table, mask)
+            given = x, table, mask, ways
+            x = checkpoint(block, *given, use_reentrant=False) if recompute else block(*given)
             outputs = [*outputs, x[:, 1:]][-layers:]
         outputs[-1] = self.norm(outputs[-1])
         return outputs
+
+    def _ways(self, parts: Sequence[tuple[int, int]], tokens: int) -> list[tuple[int, int]]:
+        """The parts with the register in front, of the first group; none where all groups share their weights."""
+        if self.ways == 1:
+            return []
+        assert sum(count for _, count in parts) == tokens, f"parts {parts} of {tokens} tokens"
+        # Several processes wait for the gradient of every weight: a group that is not there stands with no tokens.
+        absent = set(range(self.ways)) - {group for group, _ in parts} if torch.is_grad_enabled() else ()
+        return [(0, 1), *parts, *((group, 0) for group in sorted(absent))]
 
 
 def init_linear(module: nn.Module) -> None:

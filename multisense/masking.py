@@ -4,7 +4,7 @@ The *structure* of a mask (its family, the context sensors, how many tokens each
 so that every clip keeps equally many tokens and the student's sequence stays dense; *which* tokens is drawn per clip.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +16,8 @@ from multisense.config import Config
 from multisense.types import TokenLayout
 
 FAMILIES = ("block", "cross", "causal")
+ALONE = "alone"
+"""Family of the masks of `MaskConfig.alone`."""
 
 
 class MaskConfig(Config):
@@ -31,6 +33,10 @@ class MaskConfig(Config):
     """Share of each sensor's tokens that a block mask hides, drawn anew for every sensor."""
     context_hide: tuple[float, float] = (0.0, 0.4)
     """Share that a cross mask hides of the sensors it keeps."""
+    alone: list[str] = Field(default_factory=list)
+    """Sensors that each have one mask more, which shows nothing but that sensor in part (by block or causal), to be
+    filled from itself: its loss comes on top of that of the other masks. For a sensor that else learns only what the
+    others tell of it. In a model of a single sensor, where every mask is so, it says nothing."""
 
     @model_validator(mode="after")
     def _some_family(self) -> "MaskConfig":
@@ -47,12 +53,28 @@ class Mask:
     """One mask for B clips: `keep` (B, K) and `target` (B, M) index the token sequence; no index is in both."""
 
     family: str
-    context: tuple[int, ...]
-    """Sensors with at least one kept token."""
+    """One of FAMILIES, or ALONE."""
+    seen: dict[int, slice]
+    """Which columns of `keep` belong to each sensor that has kept tokens; the same for every clip."""
     keep: Tensor
     target: Tensor
     columns: dict[int, slice]
     """Which columns of `target` belong to each sensor that has hidden tokens; the same for every clip."""
+
+    @property
+    def context(self) -> tuple[int, ...]:
+        """Sensors with at least one kept token."""
+        return tuple(self.seen)
+
+    @property
+    def parts(self) -> list[tuple[int, int]]:
+        """The kept tokens as (sensor, how many), in their order."""
+        return [(sensor, own.stop - own.start) for sensor, own in self.seen.items()]
+
+    @property
+    def asked(self) -> list[tuple[int, int]]:
+        """The hidden ones."""
+        return [(sensor, own.stop - own.start) for sensor, own in self.columns.items()]
 
     def to(self, device: torch.device | str) -> "Mask":
         keep, target = self.keep.to(device, non_blocking=True), self.target.to(device, non_blocking=True)
@@ -60,20 +82,35 @@ class Mask:
 
 
 def draw_masks(layout: TokenLayout, config: MaskConfig, seed: int, step: int, items: Sequence[int]) -> list[Mask]:
-    """The masks of one step for the clips numbered `items` in the whole run."""
+    """The masks of one step for the clips numbered `items` in the whole run: those of the mixture, then one for each
+    sensor that is also shown alone."""
+    mixture = [_draw(layout, config, (seed, step, slot), items) for slot in range(config.masks_per_clip)]
+    if len(layout.names) == 1:
+        return mixture
+    slots = enumerate(map(layout.names.index, config.alone), config.masks_per_clip)
+    return mixture + [_draw(layout, config, (seed, step, slot), items, sensor) for slot, sensor in slots]
+
+
+def _draw(
+    layout: TokenLayout,
+    config: MaskConfig,
+    number: tuple[int, int, int],
+    items: Sequence[int],
+    alone: int | None = None,
+) -> Mask:
+    """The mask `number` (seed, step, slot): of all sensors, or of the one `alone`."""
     time, place, sensor = layout.time_s.numpy(), layout.place.numpy(), layout.sensor.numpy()
     position = np.column_stack([time / max(float(time.max()), 1e-9), place])
-    masks = []
-    for slot in range(config.masks_per_clip):
-        structure = np.random.default_rng([seed, 3, step, slot])
-        family = _family(config, structure, len(layout.names))
-        hidden = _shares(family, config, structure, len(layout.names))
-        moment = structure.uniform(0.25, 0.75)
-        orders = np.stack([
-            _order(family, position, sensor, moment, np.random.default_rng([seed, 4, step, slot, item])) for item in items
-        ])  # fmt: skip
-        masks.append(_cut(family, orders, sensor, hidden, time, moment))
-    return masks
+    (seed, step, slot), shown = number, range(len(layout.names)) if alone is None else (alone,)
+    structure = np.random.default_rng([seed, 3, step, slot])
+    family = _family(config, structure, len(shown))
+    hidden = dict(zip(shown, _shares(family, config, structure, len(shown)), strict=True))
+    moment = structure.uniform(0.25, 0.75)
+    orders = np.stack([
+        _order(family, position, sensor, moment, np.random.default_rng([seed, 4, step, slot, item])) for item in items
+    ])  # fmt: skip
+    mask = _cut(family, orders, sensor, hidden, time, moment)
+    return mask if alone is None else replace(mask, family=ALONE)
 
 
 def _family(config: MaskConfig, rng: np.random.Generator, sensors: int) -> str:
@@ -112,22 +149,23 @@ def _order(
 
 
 def _cut(
-    family: str, orders: np.ndarray, sensor: np.ndarray, hidden: np.ndarray, time: np.ndarray, moment: float
+    family: str, orders: np.ndarray, sensor: np.ndarray, hidden: Mapping[int, float], time: np.ndarray, moment: float
 ) -> Mask:
-    keep, target, context, columns, width = [], [], [], {}, 0
-    for s, share in enumerate(hidden):
+    keep, target, seen, columns, width, across = [], [], {}, {}, 0, 0
+    for s, share in hidden.items():
         own = np.flatnonzero(sensor == s)
         ranked = own[np.argsort(orders[:, own], axis=1, kind="stable")]
         kept = _kept(family, share, time[own], moment * time.max())
         keep.append(np.sort(ranked[:, :kept], axis=1))
         target.append(np.sort(ranked[:, kept:], axis=1))
         if kept:
-            context.append(s)
+            seen[s] = slice(across, across + kept)
+            across += kept
         if kept < len(own):
             columns[s] = slice(width, width + len(own) - kept)
             width += len(own) - kept
     keep, target = (torch.from_numpy(np.concatenate(part, axis=1)) for part in (keep, target))
-    return Mask(family, tuple(context), keep, target, columns)
+    return Mask(family, seen, keep, target, columns)
 
 
 def _kept(family: str, share: float, time: np.ndarray, moment: float) -> int:

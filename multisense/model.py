@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from einops import rearrange
@@ -24,6 +24,9 @@ class ModelConfig(Config):
     depth: PositiveInt = 4
     heads: PositiveInt = 6
     mlp_ratio: PositiveFloat = 4.0
+    weights: Literal["shared", "per_sensor"] = "shared"
+    """`per_sensor`: in every block each sensor has norms, projections and MLP of its own, and attention joins them
+    (Mixture-of-Transformers, Liang et al. 2024). As many FLOPs; as many times the parameters as there are sensors."""
     step_s: PositiveFloat = Field(default=0.2)
     """Length of the steps of the per-time embedding."""
 
@@ -73,7 +76,7 @@ class MultiSense(nn.Module, Pretrained):
         )
         self.sensor_embedding = nn.Parameter(torch.randn(len(self.names), config.width) * 0.02)
         self.place_embedding = Place(config.width)
-        self.encoder = Transformer(config.width, config.depth, config.heads, config.mlp_ratio)
+        self.encoder = Transformer(config.width, config.depth, config.heads, config.mlp_ratio, self.ways)
         parts = [self.tokenizer(name).layout() for name in self.names]
         counts = torch.tensor([len(time) for time, _ in parts])
         self.register_buffer("time_s", torch.cat([time for time, _ in parts]), persistent=False)
@@ -89,6 +92,11 @@ class MultiSense(nn.Module, Pretrained):
         tokenizer = self.tokenizers[module_name(name)]
         assert isinstance(tokenizer, PatchTokenizer)
         return tokenizer
+
+    @property
+    def ways(self) -> int:
+        """Groups of tokens that have weights of their own."""
+        return len(self.names) if self.config.weights == "per_sensor" else 1
 
     @property
     def grids(self) -> dict[str, Grid]:
@@ -138,24 +146,29 @@ class MultiSense(nn.Module, Pretrained):
     def encode(self, tokens: TokenBatch, layers: int = 1) -> list[Tensor]:
         """Outputs (B, T, D) of the last `layers` blocks over all valid tokens; the last is the latents."""
         valid = None if tokens.complete else tokens.valid
-        return self.encoder(tokens.tokens, valid, self.time_s[None], self.place[None], layers)
+        parts = [(s, len(self.tokenizer(name))) for s, name in enumerate(self.names)]
+        return self.encoder(tokens.tokens, valid, self.time_s[None], self.place[None], layers, parts)
 
     def encode_sensor(self, tokens: TokenBatch, name: str, layers: int = 1) -> list[Tensor]:
         """Outputs (B, T of the sensor, D) of the last `layers` blocks over one sensor's tokens alone."""
         first = sum(len(self.tokenizer(other)) for other in self.names[: self.names.index(name)])
         own = slice(first, first + len(self.tokenizer(name)))
-        where = self.time_s[None, own], self.place[None, own]
-        return self.encoder(tokens.tokens[:, own], None if tokens.complete else tokens.valid[:, own], *where, layers)
+        valid = None if tokens.complete else tokens.valid[:, own]
+        parts = [(self.names.index(name), len(self.tokenizer(name)))]
+        return self.encoder(tokens.tokens[:, own], valid, self.time_s[None, own], self.place[None, own], layers, parts)
 
-    def encode_kept(self, tokens: TokenBatch, keep: Tensor) -> tuple[Tensor, Tensor]:
+    def encode_kept(
+        self, tokens: TokenBatch, keep: Tensor, parts: Sequence[tuple[int, int]] = ()
+    ) -> tuple[Tensor, Tensor]:
         """Latents (B, K, D) and validity (B, K) of the kept tokens alone; `keep` (B, K) indexes the sequence.
 
-        The others are removed from the sequence, so nothing of them can reach the result.
+        The others are removed from the sequence, so nothing of them can reach the result. `parts`: how many of which
+        sensor, by its number, stand one after the other in K; a model of shared weights need not know.
         """
         kept = tokens.tokens.gather(1, keep[..., None].expand(-1, -1, tokens.tokens.shape[-1]))
         valid = tokens.valid.gather(1, keep)
         seen = None if tokens.complete else valid
-        return self.encoder(kept, seen, self.time_s[keep], self.place[keep])[-1], valid
+        return self.encoder(kept, seen, self.time_s[keep], self.place[keep], parts=parts)[-1], valid
 
     @torch.no_grad()
     def embed(self, given: Batch | SensorLog, sensors: Sequence[str] | None = None) -> Embedding:

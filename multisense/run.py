@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, SerializeAsAny
 
 from multisense.clips import Grid, parse_grid
-from multisense.config import Config, ConfigError, parse, read_tree
+from multisense.config import Config, ConfigError, parse, read_tree, suggest
 from multisense.logs import hub, open_logs
 from multisense.logs.base import LogError, SensorLog
 from multisense.logs.files import keep_digests
@@ -117,7 +117,13 @@ def parse_config(tree: Mapping[str, Any]) -> RunConfig:
     sensors = tree.get("sensors")
     if not isinstance(sensors, Mapping) or not sensors:
         raise ConfigError(f"sensors: expected a mapping of sensor names to settings, found {sensors!r}")
-    return parse(RunConfig, {**tree, "sensors": parse_sensors(sensors)})
+    config = parse(RunConfig, {**tree, "sensors": parse_sensors(sensors)})
+    for name in config.objective.masks.alone:
+        if name not in config.sensors:
+            raise ConfigError(
+                f"objective.masks.alone: '{name}' is no sensor of the run; {suggest(name, config.sensors)}"
+            )
+    return config
 
 
 def make_grids(config: RunConfig, logs: Sequence[SensorLog]) -> dict[str, Grid]:

@@ -54,6 +54,10 @@ def test_an_arm_for_every_subset_and_for_every_part(config: RunConfig, tmp_path:
         replace(arm, config=config) == replace(arm, config=arm.config.model_copy(update={"sensors": config.sensors}))
         for arm in arms
     )
+    tree = config.tree()
+    tree["objective"]["masks"]["alone"] = ["eye", "arm"]
+    alone = [arm.config.objective.masks.alone for arm in subset_arms(parse_config(tree), tmp_path)]
+    assert alone == [["eye"], [], ["arm"], ["eye"], ["eye", "arm"], ["arm"]]
     (tmp_path / "grid.yaml").write_text(
         yaml.safe_dump({"deep": {"model.depth": 5, "objective.masks.hide": [0.5, 0.6]}})
     )

@@ -41,16 +41,16 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 CLIPS = 4
 
 
-def small(**train: object) -> RunConfig:
+def small(weights: str = "shared", alone: tuple[str, ...] = (), **train: object) -> RunConfig:
     tree = body_tree(**train)
-    tree["model"] = {"width": 64, "depth": 3, "heads": 4}
+    tree["model"] = {"width": 64, "depth": 3, "heads": 4, "weights": weights}
     tree["objective"] = {
         "predictor_width": 32,
         "predictor_depth": 2,
         "predictor_heads": 2,
         "signal": 1.0,
         "contrast": 0.5,
-        "masks": {"masks_per_clip": 2},
+        "masks": {"masks_per_clip": 2, "alone": list(alone)},
     }
     return parse_config(tree)
 
@@ -71,8 +71,15 @@ def a_step(config: RunConfig) -> tuple[LatentPrediction, Batch, list[Mask]]:
 
 def kept_by(masks: list[Mask], sensor: Tensor, sensors: int) -> Kept:
     """What these masks keep, counted."""
-    counts = np.stack([np.bincount(sensor[m.keep[0]].numpy(), minlength=sensors) for m in masks])
-    return Kept(counts.mean(0), float((counts.sum(1) ** 2).mean()), int(counts.sum(1).max()))
+    mixture = [m for m in masks if m.family != "alone"]
+    counts = np.stack([np.bincount(sensor[m.keep[0]].numpy(), minlength=sensors) for m in mixture])
+    alone = {m.context[0]: m.keep.shape[1] for m in masks if m.family == "alone"}
+    return Kept(
+        counts.mean(0),
+        float((counts.sum(1) ** 2).mean()),
+        int(counts.sum(1).max()),
+        {s: Kept(np.array([float(n)]), float(n**2), n) for s, n in alone.items()},
+    )
 
 
 @pytest.mark.parametrize(
@@ -91,8 +98,22 @@ def test_the_expected_number_of_kept_tokens_is_that_of_the_masks_drawn(weights: 
     assert max(drawn) <= expected.most <= 1.25 * max(drawn)
 
 
-def test_flops_are_those_that_torch_counts():
-    config = small()
+def test_the_expected_number_kept_of_a_sensor_alone_is_that_of_the_masks_drawn():
+    config = MaskConfig(masks_per_clip=1, alone=["arm", "eye"])
+    layout = skeleton(small(), body().grids(small())).student.layout
+    expected = kept_tokens(layout, config).alone
+    drawn = [[m.keep.shape[1] for m in draw_masks(layout, config, 0, step, [0])[1:]] for step in range(600)]
+    for name, counts in zip(config.alone, np.transpose(drawn), strict=True):
+        found = expected[layout.names.index(name)]
+        assert found.mean == pytest.approx(counts.mean(), abs=4 * counts.std() / math.sqrt(600))
+        assert found.square == pytest.approx((counts**2).mean(), abs=4 * (counts**2).std() / math.sqrt(600))
+        assert counts.max() <= found.most <= 1.25 * counts.max()
+
+
+@pytest.mark.parametrize("weights", ["shared", "per_sensor"])
+@pytest.mark.parametrize("alone", [(), ("arm", "eye")], ids=["mixture", "alone"])
+def test_flops_are_those_that_torch_counts(weights: str, alone: tuple[str, ...]):
+    config = small(weights, alone)
     objective, batch, masks = a_step(config)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         objective(batch, masks).total.backward()
@@ -121,8 +142,10 @@ def saved_bytes(objective: LatentPrediction, batch: Batch, masks: list[Mask], ha
 
 
 @pytest.mark.parametrize(("precision", "again"), [("no", False), ("bf16", False), ("no", True)])
-def test_activations_are_those_that_autograd_keeps(precision: str, again: bool):
-    config = small(mixed_precision=precision, checkpoint_activations=again)
+@pytest.mark.parametrize("weights", ["shared", "per_sensor"])
+@pytest.mark.parametrize("alone", [(), ("arm", "eye")], ids=["mixture", "alone"])
+def test_activations_are_those_that_autograd_keeps(precision: str, again: bool, weights: str, alone: tuple[str, ...]):
+    config = small(weights, alone, mixed_precision=precision, checkpoint_activations=again)
     objective, batch, masks = a_step(config)
     kept = kept_by(masks, objective.student.layout.sensor, 4)
     found = saved_bytes(objective, batch, masks, precision == "bf16")
@@ -131,14 +154,16 @@ def test_activations_are_those_that_autograd_keeps(precision: str, again: bool):
     assert predicted == pytest.approx(found, rel=0.15)
 
 
-def test_a_dry_run_sees_what_a_real_step_does():
-    config = small()
+@pytest.mark.parametrize("weights", ["shared", "per_sensor"])
+@pytest.mark.parametrize("alone", [(), ("arm", "eye")], ids=["mixture", "alone"])
+def test_a_dry_run_sees_what_a_real_step_does(weights: str, alone: tuple[str, ...]):
+    config = small(weights, alone)
     objective, batch, masks = a_step(config)
-    kept = masks[0].keep.shape[1]
+    kept = kept_by([masks[0], *masks[2:]], objective.student.layout.sensor, 4)
     seen = dry_run(config, body().grids(config), CLIPS, kept)
     assert seen.without_gradient == ()
     assert seen.parameters == sum(p.numel() for p in trained(objective))
-    assert seen.saved == pytest.approx(saved_bytes(objective, batch, [masks[0]] * 2, False), rel=0.05)
+    assert seen.saved == pytest.approx(saved_bytes(objective, batch, [masks[0], masks[0], *masks[2:]], False), rel=0.05)
     assert seen.saved < seen.forward <= seen.step
 
 

@@ -169,3 +169,53 @@ def test_only_the_last_outputs_are_kept():
         last = transformer(x, None, time, place, layers)
         assert len(last) == layers
         assert all(torch.equal(a, b) for a, b in zip(last, every[-layers:], strict=True))
+
+
+def grouped(depth: int = 2) -> tuple[Transformer, Transformer]:
+    """One with weights for each of three groups, all the same, and one with these weights for all."""
+    torch.manual_seed(0)
+    shared, apart = Transformer(32, depth, 2), Transformer(32, depth, 2, ways=3)
+    torch.nn.init.normal_(shared.register)
+    state = shared.state_dict()
+    for name, value in list(state.items()):
+        _, _, layer = name.partition("blocks.")
+        for group in range(2):
+            number, _, rest = layer.partition(".")
+            state |= {f"blocks.{number}.others.{group}.{rest}": value} if layer else {}
+    apart.load_state_dict(state, strict=True)
+    return shared, apart
+
+
+def test_groups_of_equal_weights_are_the_shared_transformer():
+    shared, apart = grouped()
+    x, time, place = torch.randn(2, 9, 32), torch.rand(2, 9), torch.rand(2, 9, 2)
+    valid = torch.rand(2, 9) < 0.7
+    for parts in ([(0, 2), (1, 3), (2, 4)], [(2, 4), (0, 5)], [(1, 2), (2, 3), (1, 4)]):
+        for there in (None, valid):
+            expected = shared(x, there, time, place)[0]
+            torch.testing.assert_close(apart(x, there, time, place, parts=parts)[0], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_group_has_weights_of_its_own():
+    _, apart = grouped(depth=1)
+    x, time, place = torch.randn(2, 9, 32), torch.rand(1, 9), torch.rand(1, 9, 2)
+    parts = [(0, 2), (1, 3), (2, 4)]
+    before = apart(x, None, time, place, parts=parts)[0]
+    apart.blocks[0].others[0].shrink.weight.data.normal_()  # after attention: no other token may feel it
+    moved = (apart(x, None, time, place, parts=parts)[0] != before).any(-1).any(0)
+    assert moved.tolist() == [False] * 2 + [True] * 3 + [False] * 4
+    apart.blocks[0].others[0].qkv.weight.data.normal_()
+    assert (apart(x, None, time, place, parts=parts)[0] != before).any(-1).all()
+
+
+def test_the_weights_of_a_group_that_is_not_there_have_a_gradient_of_zero():
+    """Several processes wait for the gradient of every weight."""
+    _, apart = grouped()
+    x, time, place = torch.randn(2, 5, 32), torch.rand(1, 5), torch.rand(1, 5, 2)
+    apart(x, None, time, place, parts=[(2, 5)])[0].sum().backward()
+    for name, parameter in apart.named_parameters():
+        assert parameter.grad is not None, name
+        assert (parameter.grad == 0).all() or "others.0" not in name
+    assert (apart.blocks[0].others[1].grow.weight.grad != 0).any()
+    with pytest.raises(AssertionError, match=r"parts \[\(2, 4\)\] of 5 tokens"):
+        apart(x, None, time, place, parts=[(2, 4)])

@@ -147,6 +147,37 @@ def test_a_single_sensor_is_never_hidden_whole():
         assert all(m.keep.shape[1] and m.target.shape[1] for m in masks)
 
 
+def test_a_sensor_shown_alone_has_a_mask_of_its_own_and_changes_no_other():
+    masks = [draw_masks(LAYOUT, MaskConfig(masks_per_clip=3, alone=["c", "a"]), 0, step, [4, 7]) for step in range(20)]
+    without = [draw_masks(LAYOUT, MaskConfig(masks_per_clip=3), 0, step, [4, 7]) for step in range(20)]
+    for drawn, mixture in zip(masks, without, strict=True):
+        assert all(same(a, b) for a, b in zip(drawn[:3], mixture, strict=True))
+        assert [m.family for m in drawn[3:]] == ["alone", "alone"]
+        for mask, sensor in zip(drawn[3:], (2, 0), strict=True):
+            own = (LAYOUT.sensor == sensor).nonzero()[:, 0].tolist()
+            for keep, target in zip(mask.keep.tolist(), mask.target.tolist(), strict=True):
+                assert sorted(keep + target) == own
+                assert keep
+                assert target
+    assert len({tuple(drawn[4].keep[0].tolist()) for drawn in masks}) > 15
+
+
+def test_a_single_sensor_is_alone_in_every_mask():
+    layout = lattice([(10, 4)])
+    pairs = zip(draw(MaskConfig(alone=["a"]), layout=layout), draw(MaskConfig(), layout=layout), strict=True)
+    assert all(same(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("family", [*ONLY, "alone"])
+def test_parts_say_whose_tokens_stand_where(family: str):
+    config = ONLY.get(family, MaskConfig(alone=["b"]))
+    for mask in draw(config):
+        for tokens, parts, columns in ((mask.keep, mask.parts, mask.seen), (mask.target, mask.asked, mask.columns)):
+            expected = torch.tensor([s for s, count in parts for _ in range(count)])
+            assert (LAYOUT.sensor[tokens] == expected).all()
+            assert all((LAYOUT.sensor[tokens[:, own]] == s).all() for s, own in columns.items())
+
+
 def test_masks_per_clip():
     assert len(draw_masks(LAYOUT, MaskConfig(masks_per_clip=7), 0, 0, [0])) == 7
 

@@ -14,9 +14,10 @@ from multisense.types import Batch, TokenBatch
 SENSORS = ["eye", "ear", "pad", "arm"]
 
 
-def body(stem: str = "mlp", **ear: object) -> tuple[MultiSense, Batch]:
+def body(stem: str = "mlp", weights: str = "shared", **ear: object) -> tuple[MultiSense, Batch]:
     """A model with the given stem wherever it fits, and two clips."""
     tree = body_tree()
+    tree["model"]["weights"] = weights
     tree["sensors"]["ear"] |= ear
     for name in SENSORS:
         tree["sensors"][name]["stem"] = "mlp" if stem == "conv" and name in ("ear", "arm") else stem
@@ -61,14 +62,18 @@ def halves(model: MultiSense) -> tuple[torch.Tensor, torch.Tensor]:
     return order[::2], order[1::2]
 
 
-@pytest.mark.parametrize("stem", ["patch", "mlp", "conv"])
-def test_a_hidden_token_cannot_influence_the_student(stem: str):
-    model, batch = body(stem, waveform=True, patch_s=0.1)
+@pytest.mark.parametrize(
+    ("stem", "weights"), [("patch", "shared"), ("mlp", "shared"), ("conv", "shared"), ("mlp", "per_sensor")]
+)
+def test_a_hidden_token_cannot_influence_the_student(stem: str, weights: str):
+    model, batch = body(stem, weights, waveform=True, patch_s=0.1)
     keep, hidden = halves(model)
     assert set(model.sensor[hidden].tolist()) == set(model.sensor[keep].tolist()) == {0, 1, 2, 3}
 
+    parts = list(enumerate(torch.bincount(model.sensor[keep]).tolist()))
+
     def seen(batch: Batch) -> torch.Tensor:
-        return model.encode_kept(model.tokenize(batch), keep.expand(2, -1))[0]
+        return model.encode_kept(model.tokenize(batch), keep.expand(2, -1), parts)[0]
 
     clean = seen(batch)
     assert torch.equal(seen(disturb(model, batch, hidden)), clean)
@@ -134,14 +139,16 @@ def test_an_absent_clip_does_not_touch_its_neighbour():
     assert (half.per_sensor["eye"][1] == 0).all()
 
 
+@pytest.mark.parametrize("weights", ["shared", "per_sensor"])
 @pytest.mark.parametrize("sensors", [["eye"], ["ear", "arm"], SENSORS])
-def test_asking_for_sensors_is_marking_the_others_absent(sensors: list[str]):
-    model, batch = body()
+def test_asking_for_sensors_is_marking_the_others_absent(sensors: list[str], weights: str):
+    model, batch = body(weights=weights)
     asked, marked = model.embed(batch, sensors), model.embed(batch.only(sensors))
     assert torch.equal(asked.fused, marked.fused)
     # And as good as a sequence that never held the others.
     keep = torch.isin(model.sensor, torch.tensor([SENSORS.index(n) for n in sensors])).nonzero()[:, 0]
-    latents, _ = model.encode_kept(model.tokenize(batch), keep.expand(2, -1))
+    parts = [(s, int((model.sensor == s).sum())) for s, name in enumerate(SENSORS) if name in sensors]
+    latents, _ = model.encode_kept(model.tokenize(batch), keep.expand(2, -1), parts)
     pooled = {name: torch.zeros(2, 64) for name in SENSORS}
     for name in sensors:
         own = latents[:, model.sensor[keep] == SENSORS.index(name)]
@@ -194,6 +201,19 @@ def test_the_order_of_the_sequence_means_nothing():
     shuffled = model.encode_kept(tokens, order.expand(2, -1))[0]
     torch.testing.assert_close(straight[:, order], shuffled, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(straight, model.encode(tokens)[-1], atol=1e-5, rtol=1e-5)
+
+
+def test_one_sensors_weights_are_used_for_its_tokens():
+    model, batch = body(weights="per_sensor")
+    alone = {name: model.encode_sensor(model.tokenize(batch), name)[-1] for name in SENSORS}
+    shared = [p for name, p in model.encoder.named_parameters() if "others" not in name and "blocks" in name]
+    of_pad = [p for name, p in model.encoder.named_parameters() if "others.1." in name]
+    assert len(shared) == len(of_pad) > 0
+    for parameter in of_pad:
+        parameter.data += 0.1
+    for name in SENSORS:
+        again = model.encode_sensor(model.tokenize(batch), name)[-1]
+        assert torch.equal(again, alone[name]) == (name != "pad")
 
 
 def test_embedding_leaves_the_model_in_its_mode():

@@ -18,11 +18,11 @@ from multisense.objectives.latent import (
     LatentPrediction,
     Losses,
     ObjectiveConfig,
-    TargetScale,
     coarse,
     coarse_size,
     take,
 )
+from multisense.objectives.predictor import TargetScale
 from multisense.run import build_objective, make_grids, parse_config
 from multisense.statistics import copy_statistics, fit_statistics
 from multisense.types import Batch
@@ -75,6 +75,28 @@ def test_every_direction_counts_the_same_however_many_tokens_it_has():
         assert direction.loss.item() == pytest.approx(expected[direction.target], rel=1e-4)
     asked = [s for mask in masks_of(objective) for s in mask.columns]
     assert losses.total.item() == pytest.approx(wrong[asked].mean().item(), rel=1e-4)
+
+
+def test_what_a_sensor_shown_alone_costs_comes_on_top():
+    objective, batch = body(signal=1.0, contrast=0.5, masks={"masks_per_clip": 2, "alone": ["eye", "arm"]})
+    objective.eval()
+    *mixture, eye, arm = masks_of(objective)
+    alone = [objective(batch, [mask]) for mask in (eye, arm)]
+    assert [[d.name for d in losses.directions] for losses in alone] == [["eye->eye"], ["arm->arm"]]
+    expected = objective(batch, mixture).total + sum(losses.total for losses in alone)
+    torch.testing.assert_close(objective(batch, [*mixture, eye, arm]).total, expected)
+
+
+def test_a_sensor_shown_alone_is_asked_for_its_own_content():
+    objective, batch = body(masks={"masks_per_clip": 1, "alone": ["eye"]})
+    (*_, mask), (targets, _) = masks_of(objective), objective.targets(batch)
+    half = targets.shape[-1] // 2
+    for view, cost in ((slice(None, half), 0.0), (slice(half, None), 3.0)):
+        answer = take(targets, mask.target).clone()
+        answer[..., view] += 3.0
+        objective.predictor.forward = lambda model, latents, valid, mask, answer=answer: answer
+        objective.predictor.outward = nn.Identity()
+        assert objective(batch, [mask]).total.item() == pytest.approx(cost, abs=1e-5)
 
 
 def test_predicting_the_mean_has_skill_zero():
@@ -248,7 +270,7 @@ def test_half_batches_accumulate_to_the_gradient_of_the_whole():
     objective.zero_grad()
     for half in (slice(0, 4), slice(4, 8)):
         values, valid = ({n: v[half] for n, v in part.items()} for part in (batch.values, batch.valid))
-        cut = [Mask(m.family, m.context, m.keep[half], m.target[half], m.columns) for m in masks]
+        cut = [Mask(m.family, m.seen, m.keep[half], m.target[half], m.columns) for m in masks]
         (objective(Batch(values, valid), cut).total / 2).backward()
     for name, parameter in objective.named_parameters():
         if parameter.grad is not None:

@@ -47,7 +47,8 @@ def written(folder: Path, lacking: str = "") -> Path:
         write_log(folder / "logs" / f"{log.name}.h5", recordings)
     tree = body_tree(batch_size=8, steps=3)
     tree["data"]["train"] = str(folder / "logs")
-    tree["objective"] |= {"masks": {"masks_per_clip": 2}, "ema_share": 0.5}
+    tree["objective"] |= {"masks": {"masks_per_clip": 2, "alone": ["eye"]}, "ema_share": 0.5}
+    tree["model"]["weights"] = "per_sensor"  # of which a process may see none of a sensor's tokens
     (folder / "run.yaml").write_text(json.dumps(tree))
     return folder / "run.yaml"
 
@@ -149,6 +150,7 @@ def trained_by(rank: int, port: int, way: str, out: Path) -> None:
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     tree = body_tree(batch_size=4)
     tree["objective"] |= {"signal": 1.0, "contrast": 0.5, "ema_share": 0.5}
+    tree["model"]["weights"] = "per_sensor"
     config = parse_config(tree)
     logs = [body_log(number) for number in range(4)]
     grids = make_grids(config, logs)

@@ -118,7 +118,7 @@ class Bench:
             run("teacher", lambda: objective.teacher_latents(objective.teacher.stem(kept["patches"], there, True)))
         run("student stem", lambda: objective.student.stem(kept["patches"], there, True))
         tokens = kept["student stem"]
-        run("student", lambda: [objective.student.encode_kept(tokens, mask.keep)[0] for mask in masks])
+        run("student", lambda: [objective.student.encode_kept(tokens, mask.keep, mask.parts)[0] for mask in masks])
         run("predictor", lambda: [
             objective.predictor.outward(objective.predictor(objective.student, latents, None, mask))
             for latents, mask in zip(kept["student"], masks, strict=True)

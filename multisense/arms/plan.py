@@ -42,9 +42,14 @@ def subset_arms(config: RunConfig, out: Path) -> list[Arm]:
     """One arm for every subset of the sensors but all of them, which is the run itself: same steps, same clips a step."""
     names = list(config.sensors)
     chosen = [s for s in subsets(names) if len(s) < len(names)]
-    return [
-        _arm(key(s), {**config.tree(), "sensors": {n: config.tree()["sensors"][n] for n in s}}, out) for s in chosen
-    ]
+    return [_arm(key(s), _of_sensors(config, s), out) for s in chosen]
+
+
+def _of_sensors(config: RunConfig, names: Sequence[str]) -> Mapping[str, Any]:
+    tree = config.tree()
+    tree["sensors"] = {name: tree["sensors"][name] for name in names}
+    tree["objective"]["masks"]["alone"] = [name for name in config.objective.masks.alone if name in names]
+    return tree
 
 
 def objective_arms(config: RunConfig, out: Path, without: Sequence[str], grid: Path | None) -> list[Arm]:

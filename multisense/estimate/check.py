@@ -18,7 +18,7 @@ class Checked:
 
 def check(found: Estimate) -> Checked:
     """Run one micro-batch with the fullest masks without numbers, and compare what it held with formula and device."""
-    seen = dry_run(found.config, found.grids, found.micro_batch, found.kept.most)
+    seen = dry_run(found.config, found.grids, found.micro_batch, found.kept)
     whole = found.replicated
     ways = {"DDP": whole, "FSDP2": found.sharded} if found.plan.processes > 1 else {"alone": whole}
     held = {way: needed(memory, whole, seen) for way, memory in ways.items()}

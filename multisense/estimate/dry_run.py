@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -14,8 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from multisense.clips import Grid
+from multisense.estimate.masks import Kept
 from multisense.estimate.skeleton import skeleton, trained
-from multisense.masking import Mask
+from multisense.masking import ALONE, Mask
 from multisense.run import RunConfig
 from multisense.types import Batch
 
@@ -69,15 +70,17 @@ class LiveBytes(TorchDispatchMode):
         self.now -= size
 
 
-def dry_run(config: RunConfig, grids: Mapping[str, Grid], clips: int, kept: int) -> DryRun:
-    """One micro-batch of `clips`, of whose tokens every mask keeps `kept`; precision as `train` says, by CPU's autocast."""
+def dry_run(config: RunConfig, grids: Mapping[str, Grid], clips: int, kept: Kept) -> DryRun:
+    """One micro-batch of `clips`, at the fullest masks that `kept` says; precision as `train` says, by CPU's autocast."""
     fakes = FakeTensorMode(allow_non_fake_inputs=True)
     objective = skeleton(config, grids)
-    mask = _mask(objective.student.layout.sensor.numpy(), clips, kept)
+    sensor = objective.student.layout.sensor.numpy()
+    masks = [_mask(sensor, np.arange(len(sensor)), clips, kept.most)] * config.objective.masks.masks_per_clip
+    for s, own in kept.alone.items():
+        masks.append(replace(_mask(sensor, np.flatnonzero(sensor == s), clips, own.most), family=ALONE))
     objective.recompute_activations(config.train.checkpoint_activations)
     _fake(objective.train(), fakes)
     batch = _batch(grids, clips, fakes)
-    masks = [mask] * config.objective.masks.masks_per_clip
     saved: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -103,15 +106,16 @@ def dry_run(config: RunConfig, grids: Mapping[str, Grid], clips: int, kept: int)
     )
 
 
-def _mask(sensor: np.ndarray, clips: int, kept: int) -> Mask:
-    """Keeps `kept` tokens, about the same share of every sensor; only how many matters here."""
-    order = np.argsort(np.random.default_rng(0).uniform(size=len(sensor)))
-    keep, target = np.sort(order[:kept]), order[kept:]
-    target = target[np.argsort(sensor[target], kind="stable")]
-    edges = np.searchsorted(sensor[target], np.arange(sensor.max() + 2))
-    columns = {s: slice(int(a), int(b)) for s, (a, b) in enumerate(pairwise(edges)) if a < b}
-    seen, asked = (torch.from_numpy(part).expand(clips, -1) for part in (keep, target))
-    return Mask("block", tuple(np.unique(sensor[keep]).tolist()), seen, asked, columns)
+def _mask(sensor: np.ndarray, tokens: np.ndarray, clips: int, kept: int) -> Mask:
+    """Of these tokens, keeps `kept`, about the same share of every sensor; only how many matters here."""
+    order = np.random.default_rng(0).permutation(tokens)
+    parts = [part[np.argsort(sensor[part], kind="stable")] for part in (order[:kept], order[kept:])]
+    seen, columns = ({}, {})
+    for where, part in zip((seen, columns), parts, strict=True):
+        edges = np.searchsorted(sensor[part], np.arange(sensor.max() + 2))
+        where.update({s: slice(int(a), int(b)) for s, (a, b) in enumerate(pairwise(edges)) if a < b})
+    keep, target = (torch.from_numpy(part).expand(clips, -1) for part in parts)
+    return Mask("block", seen, keep, target, columns)
 
 
 def _batch(grids: Mapping[str, Grid], clips: int, fakes: FakeTensorMode) -> Batch:

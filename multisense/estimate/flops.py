@@ -44,17 +44,25 @@ class Flops:
 
 def clip_flops(config: RunConfig, objective: LatentPrediction, kept: Kept, gallery: int) -> Flops:
     """Expected over the masks. `gallery`: clips that a contrast is among, those of a micro-batch on all processes."""
+
+    def encoder(tokens: float, square: float) -> float:
+        return transformer(tokens, square, wide.width, wide.depth, wide.mlp_ratio)
+
     model, wide, narrow = objective.student, config.model, config.objective
     counts = np.array([len(model.tokenizer(name)) for name in model.names])
     masks = narrow.masks.masks_per_clip
     stems = tokenize(model)
     apart = counts if len(counts) > 1 else []  # the only sensor is all there is
-    alone = sum(transformer(float(n), float(n) ** 2, wide.width, wide.depth, wide.mlp_ratio) for n in apart)
+    alone = sum(encoder(float(n), float(n) ** 2) for n in apart)
     every = float(counts.sum())
-    joint = transformer(every, every**2, wide.width, wide.depth, wide.mlp_ratio)
-    student = masks * transformer(kept.mean, kept.square, wide.width, wide.depth, wide.mlp_ratio)
-    forward, backward = predictor(config, objective, counts - kept.per_sensor, kept.mean, gallery)
-    return Flops(stems, (stems[0] + joint + alone, 0.0), (student, 2 * student), (masks * forward, masks * backward))
+    joint = encoder(every, every**2)
+    student = masks * encoder(kept.mean, kept.square)
+    named = masks * np.array(predictor(config, objective, counts - kept.per_sensor, kept.mean, gallery))
+    for sensor, own in kept.alone.items():
+        student += encoder(own.mean, own.square)
+        hidden = (counts - own.mean) * (np.arange(len(counts)) == sensor)
+        named += predictor(config, objective, hidden, own.mean, gallery)
+    return Flops(stems, (stems[0] + joint + alone, 0.0), (student, 2 * student), (float(named[0]), float(named[1])))
 
 
 def transformer(tokens: float, square: float, width: int, depth: int, mlp_ratio: float) -> float:

@@ -1,6 +1,7 @@
 """How many tokens the masks keep: the expectation and the most, in closed form over what `masking` draws at random."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -23,6 +24,8 @@ class Kept:
     """Mean square of the tokens kept of all sensors: attention costs by it."""
     most: int
     """The fullest mask that can be drawn: memory must hold it."""
+    alone: Mapping[int, "Kept"] = field(default_factory=dict)
+    """The same of the masks that show one sensor alone, by the sensor's number; `per_sensor` is then (1,)."""
 
     @property
     def mean(self) -> float:
@@ -32,17 +35,24 @@ class Kept:
 def kept_tokens(layout: TokenLayout, config: MaskConfig) -> Kept:
     """Over the families by their weights, the shares they hide and the sensors they keep."""
     time, sensor = layout.time_s.numpy(), layout.sensor.numpy()
-    counts = np.bincount(sensor, minlength=len(layout.names))
-    times = [time[sensor == s] for s in range(len(counts))]
+    times = [time[sensor == s] for s in range(len(layout.names))]
+    last = float(time.max())
+    apart = [layout.names.index(name) for name in config.alone] if len(times) > 1 else []
+    return replace(_kept(times, last, config), alone={s: _kept([times[s]], last, config) for s in apart})
+
+
+def _kept(times: list[np.ndarray], last: float, config: MaskConfig) -> Kept:
+    """Of sensors with tokens at `times`; `last`: the time of the last token of all sensors."""
+    counts = np.array([len(t) for t in times])
     weights = {"block": config.block, "cross": config.cross if len(counts) > 1 else 0.0, "causal": config.causal}
     if not sum(weights.values()):
         weights["block"] = 1.0
     share = {family: weight / sum(weights.values()) for family, weight in weights.items() if weight}
-    moments = {"block": _block(counts, config), "cross": _cross(counts, config), "causal": _causal(times)}
+    moments = {"block": _block(counts, config), "cross": _cross(counts, config), "causal": _causal(times, last)}
     most = {
         "block": sum(int(_kept_of_block(n, np.array(config.hide[0]))) for n in counts),
         "cross": _fullest_cross(counts, config),
-        "causal": int(_before(times, np.array([0.75])).sum()),
+        "causal": int(_before(times, np.array([0.75 * last])).sum()),
     }
     return Kept(
         np.sum([share[f] * moments[f][0] for f in share], axis=0),
@@ -87,12 +97,11 @@ def _fullest_cross(counts: np.ndarray, config: MaskConfig) -> int:
     return sum(kept) - min(kept)
 
 
-def _causal(times: list[np.ndarray]) -> Moments:
-    kept = _before(times, _uniform(0.25, 0.75))
+def _causal(times: list[np.ndarray], last: float) -> Moments:
+    kept = _before(times, _uniform(0.25, 0.75) * last)
     return kept.mean(0), float((kept.sum(1) ** 2).mean())
 
 
-def _before(times: list[np.ndarray], moments: np.ndarray) -> np.ndarray:
-    """Tokens of each sensor before a moment, a share of the last token's time, (len(moments), S); at least one."""
-    last = max(float(t.max()) for t in times)
-    return np.stack([np.searchsorted(np.sort(t), moments * last).clip(1) for t in times], axis=1)
+def _before(times: list[np.ndarray], moments_s: np.ndarray) -> np.ndarray:
+    """Tokens of each sensor before each of the moments, (len(moments_s), S); at least one."""
+    return np.stack([np.searchsorted(np.sort(t), moments_s).clip(1) for t in times], axis=1)

@@ -121,11 +121,17 @@ def student_bytes(config: RunConfig, objective: LatentPrediction, kept: Kept) ->
     redo = config.train.checkpoint_activations  # then a block keeps its input alone
     student, asked = (4 * wide.width, 4 * inner) if redo else blocks
     at_work = max((kept.most + 1) * blocks[0], (every + 1) * blocks[1]) if redo else 0.0
-    passes = (kept.most + 1) * (wide.depth * student + 8 * wide.width)
-    passes += (every + 1) * (narrow.predictor_depth * asked + 8 * inner)
-    loss = (every - kept.most) * loss_bytes(config, objective) + kept.most * low * wide.width
+
+    def of_mask(most: int, tokens: int) -> float:
+        passes = (most + 1) * (wide.depth * student + 8 * wide.width)
+        passes += (tokens + 1) * (narrow.predictor_depth * asked + 8 * inner)
+        return passes + (tokens - most) * loss_bytes(config, objective) + most * low * wide.width
+
+    masks = narrow.masks.masks_per_clip * of_mask(kept.most, every)
+    tokens = [len(objective.student.tokenizer(name)) for name in objective.student.names]
+    masks += sum(of_mask(own.most, tokens[sensor]) for sensor, own in kept.alone.items())
     targets = every * 4 * 2 * wide.width
-    return narrow.masks.masks_per_clip * (passes + loss) + at_work + stem_bytes(objective, low) + targets
+    return masks + at_work + stem_bytes(objective, low) + targets
 
 
 def loss_bytes(config: RunConfig, objective: LatentPrediction) -> float:

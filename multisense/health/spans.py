@@ -52,7 +52,7 @@ def _filled(
     objective: LatentPrediction, tokens: TokenBatch, targets: Tensor, mask: Mask
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Predicted and true latents (B, T, D) in their places, and where (B, T) they were asked for and are known."""
-    context, valid = objective.teacher.encode_kept(tokens, mask.keep)
+    context, valid = objective.teacher.encode_kept(tokens, mask.keep, mask.parts)
     prediction = own(objective.predictor.outward(objective.predictor(objective.teacher, context, valid, mask)))
     places = mask.target[..., None].expand_as(prediction)
     predicted = torch.zeros_like(targets).scatter(1, places, prediction.to(targets.dtype))

@@ -16,9 +16,9 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from multisense.config import Config
-from multisense.layers import Place, Transformer, init_linear
-from multisense.masking import Mask, MaskConfig
+from multisense.masking import ALONE, Mask, MaskConfig
 from multisense.model import MultiSense
+from multisense.objectives.predictor import Predictor
 from multisense.types import Batch, TokenBatch
 
 TEMPERATURE = 0.1
@@ -69,84 +69,27 @@ class Losses:
     """(B, T)"""
 
 
-class TargetScale(nn.Module):
-    """Standardises targets (B, T, D) per token position and channel, by running moments over the steps.
-
-    What is the same in every clip (the table under a fixed camera) would else be most of what there is to predict. The
-    moments of a step are applied from the next step on, so that the loss does not depend on how a batch is cut.
-    """
-
-    DECAY = 0.9
-
-    def __init__(self, tokens: int, width: int):
-        super().__init__()
-        self.register_buffer("moments", torch.zeros(3, tokens, width))
-        self.register_buffer("fresh", torch.zeros(3, tokens, width), persistent=False)
-
-    moments: Tensor
-    """Decayed count, sum and sum of squares."""
-    fresh: Tensor
-    """The same of the current step alone."""
-
-    def mean(self) -> Tensor:
-        """(T, D) running mean; 0 where nothing was seen yet."""
-        return torch.where(self.moments[0] > 0, self.moments[1] / self.moments[0].clamp(min=1e-6), 0.0)
-
-    def forward(self, targets: Tensor) -> Tensor:
-        return self.standardise(targets, slice(None), slice(None))
-
-    def standardise(self, targets: Tensor, tokens: Tensor | slice, channels: slice) -> Tensor:
-        """The same for some token positions and channels alone."""
-        count, _, squares = self.moments[:, tokens][..., channels]
-        mean = self.mean()[tokens][..., channels]
-        # As if one more had been seen, of unit variance: what was seen once or twice has no variance of its own.
-        variance = (squares - count * mean**2 + 1) / (count + 1)
-        return (targets - mean) / variance.clamp(min=1e-4).sqrt()
-
-    def observe(self, targets: Tensor, valid: Tensor) -> None:
-        weight = valid[..., None].to(targets.dtype).expand_as(targets)
-        self.fresh += torch.stack([weight.sum(0), (targets * weight).sum(0), (targets**2 * weight).sum(0)])
-
-    def update(self, skip: Tensor | None = None) -> None:
-        """Take in what was observed since the last update, on every process; forget it where `skip` () is not 0."""
-        if torch.distributed.is_initialized():
-            torch.distributed.all_reduce(self.fresh)
-        # What is absent for a while is not forgotten: the moments would fade to nothing.
-        taken = torch.where(self.fresh[0] > 0, self.moments * self.DECAY, self.moments) + self.fresh
-        self.moments.copy_(taken if skip is None else torch.where(skip > 0, self.moments, taken))
-        self.fresh.zero_()
+@dataclass(frozen=True)
+class Targets:
+    latents: Tensor
+    """(B, T, 2 D) standardised"""
+    of_mean: Tensor
+    """(B, T, 2) error of naming their mean, of each view"""
+    signals: list[Tensor]
+    """Coarse patches (B, T, F) of every sensor, where they are predicted."""
+    valid: Tensor
+    """(B, T)"""
 
 
-class Predictor(nn.Module):
-    """A narrow transformer: context latents and queries in, a prediction per query out.
+@dataclass(frozen=True)
+class Errors:
+    """Of one mask."""
 
-    A query is (time, place, sensor); it knows nothing of the content it asks for.
-    """
-
-    def __init__(self, config: ObjectiveConfig, width: int, signals: Sequence[int], tokens: int):
-        super().__init__()
-        self.scale = TargetScale(tokens, 2 * width)
-        inner = config.predictor_width
-        self.inward = nn.Linear(width, inner)
-        self.query = nn.Parameter(torch.randn(len(signals), inner) * 0.02)
-        self.place = Place(inner)
-        self.transformer = Transformer(inner, config.predictor_depth, config.predictor_heads)
-        self.outward = nn.Linear(inner, 2 * width)
-        # A head that nothing trains would stall DistributedDataParallel, which waits for every gradient.
-        self.signals = nn.ModuleList(nn.Linear(inner, size) for size in signals if config.signal)
-        for layer in (self.inward, self.outward, *self.signals):
-            layer.apply(init_linear)
-
-    def forward(self, model: MultiSense, latents: Tensor, valid: Tensor | None, mask: Mask) -> Tensor:
-        """latents (B, K, D), valid (B, K) or None where all are -> hidden (B, M, P), from which `outward` and `signals`
-        read predictions."""
-        k = mask.keep.shape[1]
-        queries = self.query[model.sensor[mask.target]] + self.place(model.place[mask.target])
-        tokens = torch.cat([self.inward(latents), queries], dim=1)
-        there = None if valid is None else torch.cat([valid, torch.ones_like(mask.target, dtype=torch.bool)], dim=1)
-        where = torch.cat([mask.keep, mask.target], dim=1)
-        outputs = self.transformer(tokens, there, model.time_s[where], model.place[where])
-        return outputs[-1][:, k:]
+    directions: list[Direction]
+    signal: Tensor | None
+    """() where patches are predicted"""
+    contrast: list[Tensor]
+    """() of each target sensor"""
 
 
 class LatentPrediction(nn.Module):
@@ -162,45 +105,53 @@ class LatentPrediction(nn.Module):
         self.config = config
         self.student = model
         self.teacher = copy.deepcopy(model).requires_grad_(False)
-        sizes = [coarse_size(model.tokenizer(name).patch_shape) for name in model.names]
-        self.predictor = Predictor(config, model.config.width, sizes, len(model.layout))
+        sizes = [coarse_size(model.tokenizer(name).patch_shape) for name in model.names if config.signal]
+        inner = config.predictor_width, config.predictor_depth, config.predictor_heads
+        self.predictor = Predictor(model, *inner, sizes)
 
     def forward(self, batch: Batch, masks: Sequence[Mask]) -> Losses:
         patches, there = self.student.patches(batch), self.student.token_valid(batch)
         latents = self.teacher_latents(self.teacher.stem(patches, there, batch.complete))
         if self.training:
             self.predictor.scale.observe(latents, there)
-        targets = self.predictor.scale(latents)
-        errors_of_mean = self._errors_of_mean(targets, there)
-        tokens = self.student.stem(patches, there, batch.complete)
-        directions: list[Direction] = []
-        signal: list[Tensor] = []
-        contrast: list[Tensor] = []
+        wanted = self.predictor.scale(latents)
         signals = [coarse(patches[name]) for name in self.student.names] if self.config.signal else []
-        for mask in masks:
-            if not mask.columns:  # sensors of a single token each, of which nothing is hidden
-                continue
-            context, valid = self.student.encode_kept(tokens, mask.keep)
-            hidden = self.predictor(self.student, context, None if batch.complete else valid, mask)
-            prediction = self.predictor.outward(hidden)
-            asked = there.gather(1, mask.target) & valid.any(1)[:, None]
-            errors = (prediction.float() - take(targets, mask.target)).abs().mean(-1)
-            if self.config.contrast:
-                contrast += self._contrasts(own(prediction), own(take(targets, mask.target)), asked, mask)
-            directions += self._directions(errors, errors_of_mean.gather(1, mask.target), asked, mask)
-            if self.config.signal:
-                signal.append(self._signal_loss(hidden, signals, asked, mask))
-        if not directions:
+        targets = Targets(wanted, self._errors_of_mean(wanted, there), signals, there)
+        tokens = self.student.stem(patches, there, batch.complete)
+        asking = [mask for mask in masks if mask.columns]  # sensors of a single token each have nothing to hide
+        if not asking:
             raise ValueError(
                 f"the masks hide no token at all: the sensors have {[len(self.student.tokenizer(n)) for n in self.student.names]} "
                 f"tokens a clip; give them more, with a shorter patch or a longer clip"
             )
-        total = torch.stack([d.loss for d in directions]).mean()
+        errors = [self._errors(tokens, mask, targets) for mask in asking]
+        mixture = [e for e, mask in zip(errors, asking, strict=True) if mask.family != ALONE]
+        alone = [e for e, mask in zip(errors, asking, strict=True) if mask.family == ALONE]
+        total = torch.stack([self._loss(group) for group in (mixture, *([e] for e in alone)) if group]).sum()
+        return Losses(total, [d for e in errors for d in e.directions], latents, there)
+
+    def _errors(self, tokens: TokenBatch, mask: Mask, targets: "Targets") -> "Errors":
+        context, valid = self.student.encode_kept(tokens, mask.keep, mask.parts)
+        hidden = self.predictor(self.student, context, None if tokens.complete else valid, mask)
+        prediction, truth = self.predictor.outward(hidden), take(targets.latents, mask.target)
+        asked = targets.valid.gather(1, mask.target) & valid.any(1)[:, None]
+        errors = by_view((prediction.float() - truth).abs()), take(targets.of_mean, mask.target)
+        # One sensor alone is not asked for what all of them make of its tokens, only for its own content.
+        errors, of_mean = (e[..., 1] if mask.family == ALONE else e.mean(-1) for e in errors)
+        return Errors(
+            self._directions(errors, of_mean, asked, mask),
+            self._signal_loss(hidden, targets.signals, asked, mask) if self.config.signal else None,
+            self._contrasts(own(prediction), own(truth), asked, mask) if self.config.contrast else [],
+        )
+
+    def _loss(self, errors: Sequence["Errors"]) -> Tensor:
+        """() of masks that count together: mean over directions, then over masks, then over sensors."""
+        total = torch.stack([d.loss for e in errors for d in e.directions]).mean()
         if self.config.signal:
-            total = total + self.config.signal * torch.stack(signal).mean()
+            total = total + self.config.signal * torch.stack([e.signal for e in errors if e.signal is not None]).mean()
         if self.config.contrast:
-            total = total + self.config.contrast * torch.stack(contrast).mean()
-        return Losses(total, directions, latents, there)
+            total = total + self.config.contrast * torch.stack([c for e in errors for c in e.contrast]).mean()
+        return total
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -228,10 +179,10 @@ class LatentPrediction(nn.Module):
 
     @torch.no_grad()
     def _errors_of_mean(self, targets: Tensor, valid: Tensor) -> Tensor:
-        """(B, T) L1 of predicting, at each token, the mean of its target over the batch."""
+        """(B, T, 2) L1 of predicting, at each token, the mean of its target over the batch, of each view."""
         weight = valid[..., None].to(targets.dtype)
         mean = (targets * weight).sum(0) / weight.sum(0).clamp(min=1)
-        return (targets - mean).abs().mean(-1)
+        return by_view((targets - mean).abs())
 
     def _directions(self, errors: Tensor, errors_of_mean: Tensor, valid: Tensor, mask: Mask) -> list[Direction]:
         """Errors (B, M) of the masked tokens -> one Direction per target sensor."""
@@ -318,12 +269,17 @@ class LatentPrediction(nn.Module):
         if unknown or target in context or not context:
             raise ValueError(f"predict {list(context)} -> {target}: expected different sensors of {list(names)}")
         sensor = self.student.sensor
-        keep = torch.cat([(sensor == names.index(c)).nonzero()[:, 0] for c in context])
+        of_sensor = [(sensor == names.index(c)).nonzero()[:, 0] for c in context]
+        keep = torch.cat(of_sensor)
         wanted = (sensor == names.index(target)).nonzero()[:, 0]
         b = len(tokens.tokens)
-        seen = tuple(names.index(c) for c in context)
-        mask = Mask("cross", seen, keep.expand(b, -1), wanted.expand(b, -1), {names.index(target): slice(None)})
-        latents, valid = self.teacher.encode_kept(tokens, mask.keep)
+        seen, first = {}, 0
+        for name, tokens_of in zip(context, of_sensor, strict=True):
+            seen[names.index(name)] = slice(first, first := first + len(tokens_of))
+        mask = Mask(
+            "cross", seen, keep.expand(b, -1), wanted.expand(b, -1), {names.index(target): slice(0, len(wanted))}
+        )
+        latents, valid = self.teacher.encode_kept(tokens, mask.keep, mask.parts)
         known = None if tokens.complete else valid
         prediction = self.predictor.outward(self.predictor(self.teacher, latents, known, mask))
         alone = self._mean(self.teacher.encode_sensor(tokens, target, self.config.target_layers))
@@ -355,6 +311,11 @@ def coarse_size(patch: tuple[int, int, int, int]) -> int:
 def own(views: Tensor) -> Tensor:
     """The second of the two views (..., 2 D) of a token: its sensor alone."""
     return views[..., views.shape[-1] // 2 :]
+
+
+def by_view(errors: Tensor) -> Tensor:
+    """Errors (B, T, 2 D) -> (B, T, 2), the mean of each view."""
+    return rearrange(errors, "b t (view d) -> b t view d", view=2).mean(-1)
 
 
 def take(tokens: Tensor, index: Tensor) -> Tensor:
