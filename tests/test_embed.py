@@ -25,8 +25,9 @@ from multisense.train import train
 CPU2 = Path(__file__).parent.parent / "configs/accelerate/cpu2.yaml"
 
 
-def make_run(sensors: Sequence[str] | None = None) -> Run:
+def make_run(sensors: Sequence[str] | None = None, weights: str = "shared") -> Run:
     tree = body_tree()
+    tree["model"]["weights"] = weights
     config = parse_config(
         {**tree, "sensors": {n: s for n, s in tree["sensors"].items() if n in (sensors or tree["sensors"])}}
     )
@@ -84,7 +85,9 @@ def test_a_sensor_left_out_cannot_reach_the_embedding(run, body_logs, tmp_path):
         np.testing.assert_array_equal(a[name], b[name])
 
 
-def test_subsets_at_once_are_the_embeddings_of_each_subset(run, body_logs):
+@pytest.mark.parametrize("weights", ["shared", "per_sensor"])
+def test_subsets_at_once_are_the_embeddings_of_each_subset(body_logs, weights: str):
+    run = make_run(weights=weights)
     windows = Windows(body_logs[:3], run.grids, 1.0, 1.0)
     clips = [windows[i] for i in range(6)]
     clips[2].valid["eye"][:] = False

@@ -47,16 +47,19 @@ for file in sys.argv[2:]:
 """A user's program: the archive, torch, and nothing of what it was made with."""
 
 
-def small_tree() -> dict:
+def small_tree(weights: str = "shared") -> dict:
     """One block deep: tracing takes its time by the number of operators."""
     tree = body_tree()
+    tree["model"]["weights"] = weights
     tree["model"]["depth"] = tree["objective"]["target_layers"] = 1
     return tree
 
 
-def write_small_run(path: Path, logs: list[ArrayLog], names: Sequence[str] = ("eye", "ear", "pad", "arm")) -> Path:
+def write_small_run(
+    path: Path, logs: list[ArrayLog], names: Sequence[str] = ("eye", "ear", "pad", "arm"), weights: str = "shared"
+) -> Path:
     """The folder of a run that has learnt nothing, but whose statistics are no zeros and ones."""
-    tree = small_tree()
+    tree = small_tree(weights)
     tree["data"]["train"] = str(path.parent / "private" / "kitchen")
     config = parse_config({**tree, "sensors": {name: tree["sensors"][name] for name in names}})
     grids = make_grids(config, logs)
@@ -72,9 +75,9 @@ def write_small_run(path: Path, logs: list[ArrayLog], names: Sequence[str] = ("e
     return path
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_small_run(tmp_path_factory.mktemp("runs") / "run", [body_log(0)])
+@pytest.fixture(scope="module", params=["shared", "per_sensor"])
+def run(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    return write_small_run(tmp_path_factory.mktemp("runs") / "run", [body_log(0)], weights=request.param)
 
 
 @pytest.fixture(scope="module")
