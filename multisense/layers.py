@@ -171,7 +171,7 @@ class Transformer(nn.Module):
         `valid` is None where every token is: attention without a mask is the faster kernel. `parts`: which group of
         tokens stands where along T, as (group, tokens); only asked for where groups have weights of their own.
         """
-        ways = self._ways(parts, x.shape[1])
+        parts = self._with_register(parts, x.shape[1])
         # Not len(x), which would make a graph of one size of batch.
         x = torch.cat([self.register.expand(x.shape[0], -1, -1), x], dim=1)
         cos, sin = self.rotary.table(time_s, place)
@@ -180,19 +180,19 @@ class Transformer(nn.Module):
         recompute = self.recompute and torch.is_grad_enabled()
         outputs: list[Tensor] = []
         for block in self.blocks:
-            given = x, table, mask, ways
+            given = x, table, mask, parts
             x = checkpoint(block, *given, use_reentrant=False) if recompute else block(*given)
             outputs = [*outputs, x[:, 1:]][-layers:]
         outputs[-1] = self.norm(outputs[-1])
         return outputs
 
-    def _ways(self, parts: Sequence[tuple[int, int]], tokens: int) -> list[tuple[int, int]]:
+    def _with_register(self, parts: Sequence[tuple[int, int]], tokens: int) -> list[tuple[int, int]]:
         """The parts with the register in front, of the first group; none where all groups share their weights."""
         if self.ways == 1:
             return []
         assert sum(count for _, count in parts) == tokens, f"parts {parts} of {tokens} tokens"
         # Several processes wait for the gradient of every weight: a group that is not there stands with no tokens.
-        absent = set(range(self.ways)) - {group for group, _ in parts} if torch.is_grad_enabled() else ()
+        absent = set(range(1, self.ways)) - {group for group, _ in parts} if torch.is_grad_enabled() else ()
         return [(0, 1), *parts, *((group, 0) for group in sorted(absent))]
 
 

@@ -34,9 +34,10 @@ class MaskConfig(Config):
     context_hide: tuple[float, float] = (0.0, 0.4)
     """Share that a cross mask hides of the sensors it keeps."""
     alone: list[str] = Field(default_factory=list)
-    """Sensors that each have one mask more, which shows nothing but that sensor in part (by block or causal), to be
-    filled from itself: its loss comes on top of that of the other masks. For a sensor that else learns only what the
-    others tell of it. In a model of a single sensor, where every mask is so, it says nothing."""
+    """Sensors that each have one mask more, by block or causal, which shows part of that sensor and nothing else. The
+    rest of it is to be named from that part: its own latents, not those among all senses. The mask's whole loss, signal
+    and contrast with it, comes on top of that of the others. For a sensor of which the others tell so much that it learns
+    little else."""
 
     @model_validator(mode="after")
     def _some_family(self) -> "MaskConfig":
@@ -45,6 +46,8 @@ class MaskConfig(Config):
         for low, high in (self.hide, self.context_hide):
             if not 0 <= low <= high <= 1:
                 raise ValueError(f"a share to hide must be 0 <= low <= high <= 1, found ({low}, {high})")
+        if len(set(self.alone)) < len(self.alone):
+            raise ValueError(f"alone: expected every sensor once, found {self.alone}")
         return self
 
 
@@ -85,8 +88,6 @@ def draw_masks(layout: TokenLayout, config: MaskConfig, seed: int, step: int, it
     """The masks of one step for the clips numbered `items` in the whole run: those of the mixture, then one for each
     sensor that is also shown alone."""
     mixture = [_draw(layout, config, (seed, step, slot), items) for slot in range(config.masks_per_clip)]
-    if len(layout.names) == 1:
-        return mixture
     slots = enumerate(map(layout.names.index, config.alone), config.masks_per_clip)
     return mixture + [_draw(layout, config, (seed, step, slot), items, sensor) for slot, sensor in slots]
 

@@ -25,8 +25,9 @@ class ModelConfig(Config):
     heads: PositiveInt = 6
     mlp_ratio: PositiveFloat = 4.0
     weights: Literal["shared", "per_sensor"] = "shared"
-    """`per_sensor`: in every block each sensor has norms, projections and MLP of its own, and attention joins them
-    (Mixture-of-Transformers, Liang et al. 2024). As many FLOPs; as many times the parameters as there are sensors."""
+    """`per_sensor`: in every block, the predictor's too, each sensor has norms, projections and MLP of its own, and
+    attention joins them (Mixture-of-Transformers, Liang et al. 2024). As many FLOPs; blocks of as many times the
+    parameters as there are sensors. The register token goes with the first sensor."""
     step_s: PositiveFloat = Field(default=0.2)
     """Length of the steps of the per-time embedding."""
 
@@ -157,13 +158,11 @@ class MultiSense(nn.Module, Pretrained):
         parts = [(self.names.index(name), len(self.tokenizer(name)))]
         return self.encoder(tokens.tokens[:, own], valid, self.time_s[None, own], self.place[None, own], layers, parts)
 
-    def encode_kept(
-        self, tokens: TokenBatch, keep: Tensor, parts: Sequence[tuple[int, int]] = ()
-    ) -> tuple[Tensor, Tensor]:
+    def encode_kept(self, tokens: TokenBatch, keep: Tensor, parts: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
         """Latents (B, K, D) and validity (B, K) of the kept tokens alone; `keep` (B, K) indexes the sequence.
 
         The others are removed from the sequence, so nothing of them can reach the result. `parts`: how many of which
-        sensor, by its number, stand one after the other in K; a model of shared weights need not know.
+        sensor, as (its number, tokens), stand one after the other in K; a model of shared weights does not look at it.
         """
         kept = tokens.tokens.gather(1, keep[..., None].expand(-1, -1, tokens.tokens.shape[-1]))
         valid = tokens.valid.gather(1, keep)

@@ -61,6 +61,10 @@ def test_an_arm_for_every_subset_and_for_every_part(config: RunConfig, tmp_path:
     (tmp_path / "grid.yaml").write_text(
         yaml.safe_dump({"deep": {"model.depth": 5, "objective.masks.hide": [0.5, 0.6]}})
     )
+    few = {name: settings for name, settings in tree["sensors"].items() if name != "eye"}
+    (tmp_path / "few.yaml").write_text(yaml.safe_dump({"few": {"sensors": few}}))
+    arms = objective_arms(parse_config(tree), tmp_path, ["alone"], tmp_path / "few.yaml")
+    assert [arm.config.objective.masks.alone for arm in arms] == [[], ["arm"]]
     cross, ema, deep = objective_arms(config, tmp_path, ["cross", "ema"], tmp_path / "grid.yaml")
     assert (cross.config.objective.masks.cross, config.objective.masks.cross) == (0.0, 2.0)
     assert ema.config.objective.ema_share == 1e-9

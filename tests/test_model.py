@@ -89,13 +89,13 @@ def test_a_hidden_mel_patch_cannot_influence_the_student(stem: str):
     model, batch = body(stem)
     keep, hidden = halves(model)
     patches, valid = model.patches(batch), model.token_valid(batch)
-    clean = model.encode_kept(model.stem(patches, valid), keep.expand(2, -1))[0]
+    clean = model.encode_kept(model.stem(patches, valid), keep.expand(2, -1), [])[0]
     first = int((model.sensor == 1).nonzero()[0, 0])
     for tokens, equal in ((hidden, True), (keep, False)):
         own = tokens[model.sensor[tokens] == 1] - first
         other = patches["ear"].clone()
         other[:, own] = 9.0
-        again = model.encode_kept(model.stem({**patches, "ear": other}, valid), keep.expand(2, -1))[0]
+        again = model.encode_kept(model.stem({**patches, "ear": other}, valid), keep.expand(2, -1), [])[0]
         assert torch.equal(again, clean) is equal
 
 
@@ -197,8 +197,8 @@ def test_the_order_of_the_sequence_means_nothing():
     model, batch = body()
     tokens = model.tokenize(batch)
     order = torch.randperm(len(model.layout), generator=torch.Generator().manual_seed(2))
-    straight = model.encode_kept(tokens, torch.arange(len(order)).expand(2, -1))[0]
-    shuffled = model.encode_kept(tokens, order.expand(2, -1))[0]
+    straight = model.encode_kept(tokens, torch.arange(len(order)).expand(2, -1), [])[0]
+    shuffled = model.encode_kept(tokens, order.expand(2, -1), [])[0]
     torch.testing.assert_close(straight[:, order], shuffled, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(straight, model.encode(tokens)[-1], atol=1e-5, rtol=1e-5)
 

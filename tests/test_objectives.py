@@ -28,8 +28,9 @@ from multisense.statistics import copy_statistics, fit_statistics
 from multisense.types import Batch
 
 
-def body(clips: int = 4, **objective: object) -> tuple[LatentPrediction, Batch]:
+def body(clips: int = 4, weights: str = "shared", **objective: object) -> tuple[LatentPrediction, Batch]:
     tree = body_tree()
+    tree["model"]["weights"] = weights
     tree["sensors"]["eye"]["patch"] = 4  # 320 tokens of video beside 5 of each other sensor
     tree["sensors"]["eye"]["stem"] = "patch"
     tree["objective"] |= objective
@@ -82,7 +83,7 @@ def test_what_a_sensor_shown_alone_costs_comes_on_top():
     objective.eval()
     *mixture, eye, arm = masks_of(objective)
     alone = [objective(batch, [mask]) for mask in (eye, arm)]
-    assert [[d.name for d in losses.directions] for losses in alone] == [["eye->eye"], ["arm->arm"]]
+    assert [[d.name for d in losses.directions] for losses in alone] == [["eye from itself"], ["arm from itself"]]
     expected = objective(batch, mixture).total + sum(losses.total for losses in alone)
     torch.testing.assert_close(objective(batch, [*mixture, eye, arm]).total, expected)
 
@@ -97,6 +98,14 @@ def test_a_sensor_shown_alone_is_asked_for_its_own_content():
         objective.predictor.forward = lambda model, latents, valid, mask, answer=answer: answer
         objective.predictor.outward = nn.Identity()
         assert objective(batch, [mask]).total.item() == pytest.approx(cost, abs=1e-5)
+
+
+def test_a_sensor_of_one_token_cannot_be_shown_alone():
+    tree = body_tree()
+    tree["sensors"]["arm"]["patch_s"] = 1.0
+    tree["objective"]["masks"] = {"alone": ["arm"]}
+    with pytest.raises(ValueError, match=r"objective.masks.alone: 'arm' has one token a clip"):
+        build_objective(parse_config(tree), make_grids(parse_config(tree), [body_log(0)]))
 
 
 def test_predicting_the_mean_has_skill_zero():
@@ -328,7 +337,8 @@ def test_more_target_layers_than_blocks_is_told():
 
 
 @pytest.mark.parametrize(
-    ("context", "target"), [(["eye"], "nose"), (["nose"], "eye"), (["eye", "arm"], "arm"), ([], "arm")]
+    ("context", "target"),
+    [(["eye"], "nose"), (["nose"], "eye"), (["eye", "eye"], "arm"), (["eye", "arm"], "arm"), ([], "arm")],
 )
 def test_a_direction_that_cannot_be_is_told(context: list[str], target: str):
     objective, batch = body()
@@ -336,8 +346,9 @@ def test_a_direction_that_cannot_be_is_told(context: list[str], target: str):
         objective.predict_sensor(batch, context, target)
 
 
-def test_a_predicted_sensor_is_not_looked_at():
-    objective, batch = body()
+@pytest.mark.parametrize("weights", ["shared", "per_sensor"])
+def test_a_predicted_sensor_is_not_looked_at(weights: str):
+    objective, batch = body(weights=weights)
     prediction, target, valid = objective.eval().predict_sensor(batch, ["eye", "ear"], "arm")
     assert prediction.shape == target.shape == (4, 5, 32)
     assert valid.all()
@@ -385,9 +396,12 @@ def test_a_little_training_predicts_one_sense_from_another():
     assert all(np.isfinite(list(s.values())).all() for s in skills)
 
 
-def test_recomputed_activations_and_a_missing_mask_change_nothing():
+@pytest.mark.parametrize("weights", ["shared", "per_sensor"])
+def test_recomputed_activations_and_a_missing_mask_change_nothing(weights: str):
     """Less memory and a faster kernel, the same losses and gradients."""
-    config = parse_config(body_tree())
+    tree = body_tree()
+    tree["model"]["weights"] = weights
+    config = parse_config(tree)
     logs = [body_log(0), body_log(1)]
     grids = make_grids(config, logs)
     objective = build_objective(config, grids)

@@ -25,8 +25,10 @@ OUTSIDE = "from multisense.modalities.proprio import Config, Tokenizer, example\
 """A kind of one's own that is one of the package's."""
 
 
-def made() -> MultiSense:
-    config = parse_config(body_tree())
+def made(weights: str = "shared") -> MultiSense:
+    tree = body_tree()
+    tree["model"]["weights"] = weights
+    config = parse_config(tree)
     model = build_model(config, make_grids(config, [body_log(0)]), seed=3).eval()
     with torch.no_grad():
         model.tokenizer("arm").mean.fill_(0.25)
@@ -59,9 +61,11 @@ def test_a_folder_holds_settings_weights_statistics_and_a_card(folder: Path):
     assert "No evaluation is recorded with these weights." in card.text
 
 
-def test_there_and_back_to_the_bit(folder: Path):
-    model = made()
-    again = MultiSense.from_pretrained(folder)
+@pytest.mark.parametrize("weights", ["shared", "per_sensor"])
+def test_there_and_back_to_the_bit(tmp_path: Path, weights: str):
+    model = made(weights)
+    model.save_pretrained(tmp_path)
+    again = MultiSense.from_pretrained(tmp_path)
     assert not again.training
     assert same(model, again)
     assert again.settings() == model.settings()

@@ -48,7 +48,7 @@ def written(folder: Path, lacking: str = "") -> Path:
     tree = body_tree(batch_size=8, steps=3)
     tree["data"]["train"] = str(folder / "logs")
     tree["objective"] |= {"masks": {"masks_per_clip": 2, "alone": ["eye"]}, "ema_share": 0.5}
-    tree["model"]["weights"] = "per_sensor"  # of which a process may see none of a sensor's tokens
+    tree["model"]["weights"] = "per_sensor"  # some of which have nothing to do in a step
     (folder / "run.yaml").write_text(json.dumps(tree))
     return folder / "run.yaml"
 
@@ -144,13 +144,13 @@ def test_a_job_that_is_told_to_stop_saves_and_is_queued_again(tmp_path: Path):
     assert saved_step(out) == step + 2
 
 
-def trained_by(rank: int, port: int, way: str, out: Path) -> None:
+def trained_by(rank: int, port: int, way: str, weights: str, out: Path) -> None:
     """Four steps of two processes with the parts of the loop, sharded as Accelerate shards with FSDP2, or by DDP."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     tree = body_tree(batch_size=4)
-    tree["objective"] |= {"signal": 1.0, "contrast": 0.5, "ema_share": 0.5}
-    tree["model"]["weights"] = "per_sensor"
+    tree["objective"] |= {"signal": 1.0, "contrast": 0.5, "ema_share": 0.5, "masks": {"alone": ["eye"]}}
+    tree["model"]["weights"] = weights
     config = parse_config(tree)
     logs = [body_log(number) for number in range(4)]
     grids = make_grids(config, logs)
@@ -186,10 +186,11 @@ def trained_by(rank: int, port: int, way: str, out: Path) -> None:
     dist.destroy_process_group()
 
 
-def test_sharded_is_replicated(tmp_path: Path):
+@pytest.mark.parametrize("weights", ["shared", "per_sensor"])
+def test_sharded_is_replicated(tmp_path: Path, weights: str):
     found = {}
     for port, way in ((29611, "ddp"), (29612, "fsdp2")):
-        torch.multiprocessing.spawn(trained_by, (port, way, tmp_path / way), nprocs=2)
+        torch.multiprocessing.spawn(trained_by, (port, way, weights, tmp_path / way), nprocs=2)
         found[way] = torch.load(tmp_path / way)
     assert found["ddp"].keys() == found["fsdp2"].keys()
     assert max(float((v.double() - found["fsdp2"][k].double()).abs().max()) for k, v in found["ddp"].items()) < 1e-6

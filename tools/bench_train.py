@@ -28,7 +28,7 @@ from multisense.clips import Grid
 from multisense.estimate.body import find_body
 from multisense.estimate.flops import clip_flops
 from multisense.estimate.masks import Kept
-from multisense.masking import Mask
+from multisense.masking import ALONE, Mask
 from multisense.run import RunConfig, build_objective, load_config
 from multisense.train.data import StepSampler
 from multisense.train.guard import make_guard
@@ -90,13 +90,11 @@ class Bench:
     def flops(self, masks: list[Mask]) -> dict[str, float]:
         """Of a clip, by part, with the tokens that these masks keep."""
         objective = self.step.state.objective
-        names = objective.student.names
-        counts = np.array([len(objective.student.tokenizer(name)) for name in names])
-        sensors = range(len(names))
-        spans = [[mask.columns.get(s, slice(0, 0)) for s in sensors] for mask in masks]
-        hidden = np.array([[span.stop - span.start for span in row] for row in spans])
-        kept = (counts - hidden).sum(1)
-        mean = Kept((counts - hidden).mean(0), float((kept**2).mean()), int(kept.max()))
+        sensors = range(len(objective.student.names))
+        each = np.array([[dict(mask.parts).get(s, 0) for s in sensors] for mask in masks if mask.family != ALONE])
+        kept = each.sum(1)
+        alone = {s: Kept(np.array([n]), n**2, n) for mask in masks if mask.family == ALONE for s, n in mask.parts}
+        mean = Kept(each.mean(0), float((kept**2).mean()), int(kept.max()), alone)
         return clip_flops(self.config, objective, mean, self.config.train.batch_size).parts
 
     def parts(self, number: int) -> dict[str, float]:

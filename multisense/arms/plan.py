@@ -12,10 +12,11 @@ from multisense.config import ConfigError, read_tree, suggest
 from multisense.evaluate.table import key, subsets
 from multisense.run import RunConfig, parse_config
 
-PARTS: Mapping[str, Mapping[str, float]] = {
+PARTS: Mapping[str, Mapping[str, Any]] = {
     "block": {"objective.masks.block": 0.0},
     "cross": {"objective.masks.cross": 0.0},
     "causal": {"objective.masks.causal": 0.0},
+    "alone": {"objective.masks.alone": []},
     "signal": {"objective.signal": 0.0},
     "contrast": {"objective.contrast": 0.0},
     "ema": {"objective.ema_share": 1e-9},  # the teacher is the student of the step before
@@ -39,17 +40,11 @@ class Arm:
 
 
 def subset_arms(config: RunConfig, out: Path) -> list[Arm]:
-    """One arm for every subset of the sensors but all of them, which is the run itself: same steps, same clips a step."""
+    """One arm for every subset of the sensors but all of them, which is the run itself: same steps, same clips a step,
+    same masks a clip but for those of the run's `masks.alone` sensors that the subset lacks."""
     names = list(config.sensors)
     chosen = [s for s in subsets(names) if len(s) < len(names)]
-    return [_arm(key(s), _of_sensors(config, s), out) for s in chosen]
-
-
-def _of_sensors(config: RunConfig, names: Sequence[str]) -> Mapping[str, Any]:
-    tree = config.tree()
-    tree["sensors"] = {name: tree["sensors"][name] for name in names}
-    tree["objective"]["masks"]["alone"] = [name for name in config.objective.masks.alone if name in names]
-    return tree
+    return [_arm(key(s), _with(config, {"sensors": {n: config.tree()["sensors"][n] for n in s}}), out) for s in chosen]
 
 
 def objective_arms(config: RunConfig, out: Path, without: Sequence[str], grid: Path | None) -> list[Arm]:
@@ -94,8 +89,9 @@ def _with(config: RunConfig, keys: Mapping[str, Any]) -> Mapping[str, Any]:
     tree = OmegaConf.create(config.tree())
     for path, value in keys.items():
         OmegaConf.update(tree, path, value, merge=False)
-    found = OmegaConf.to_container(tree)
-    assert isinstance(found, dict)
+    found: Any = OmegaConf.to_container(tree)
+    masks = found["objective"]["masks"]  # a sensor that this arm lacks is not shown alone, either
+    masks["alone"] = [n for n in masks["alone"] if n in found["sensors"] or n not in config.sensors]
     return {str(part): value for part, value in found.items()}
 
 

@@ -52,14 +52,15 @@ def estimate_tables(found: Estimate) -> list[Table]:
 
 def _model(found: Estimate) -> Rows:
     tokens = ", ".join(f"{name} {count:,}" for name, count in found.tokens.items())
-    masks = found.config.objective.masks
-    apart = f", and one of {' and one of '.join(masks.alone)} alone" if found.kept.alone else ""
+    masks = found.config.objective.masks.masks_per_clip
+    names = list(found.tokens)
     return [
         ("parameters trained", f"{found.parameters / 1e6:,.1f} million"),
         ("tokens a clip", f"{sum(found.tokens.values()):,} ({tokens})"),
-        (
-            "kept by a mask",
-            f"{found.kept.mean:,.0f} on average, {found.kept.most:,} at most; {masks.masks_per_clip} masks a clip{apart}",
+        ("kept by a mask", f"{found.kept.mean:,.0f} on average, {found.kept.most:,} at most; {masks} masks a clip"),
+        *(
+            (f"kept of {names[s]} alone", f"{own.mean:,.0f} on average, {own.most:,} at most; one mask a clip")
+            for s, own in found.kept.alone.items()
         ),
     ]
 

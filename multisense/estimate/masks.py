@@ -37,7 +37,7 @@ def kept_tokens(layout: TokenLayout, config: MaskConfig) -> Kept:
     time, sensor = layout.time_s.numpy(), layout.sensor.numpy()
     times = [time[sensor == s] for s in range(len(layout.names))]
     last = float(time.max())
-    apart = [layout.names.index(name) for name in config.alone] if len(times) > 1 else []
+    apart = [layout.names.index(name) for name in config.alone]
     return replace(_kept(times, last, config), alone={s: _kept([times[s]], last, config) for s in apart})
 
 

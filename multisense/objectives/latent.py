@@ -53,10 +53,12 @@ class Direction:
     """() mean L1 over clips of the mean over the target tokens that are valid."""
     baseline: Tensor
     """() the same for predicting, at each token, the batch mean of the target."""
+    alone: bool
+    """Whether nothing but the target sensor was shown, and only its own content asked for."""
 
     @property
     def name(self) -> str:
-        return f"{'+'.join(self.context)}->{self.target}"
+        return f"{self.target} from itself" if self.alone else f"{'+'.join(self.context)}->{self.target}"
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class Losses:
 
 @dataclass(frozen=True)
 class Targets:
+    """What a step's masks may ask for."""
+
     latents: Tensor
     """(B, T, 2 D) standardised"""
     of_mean: Tensor
@@ -102,6 +106,12 @@ class LatentPrediction(nn.Module):
                 f"objective.target_layers is {config.target_layers}, more than model.depth = {model.config.depth} blocks; "
                 "set either to fit the other"
             )
+        for name in config.masks.alone:
+            if name in model.names and len(model.tokenizer(name)) < 2:
+                raise ValueError(
+                    f"objective.masks.alone: '{name}' has one token a clip, of which nothing can be hidden; give it more, "
+                    "with a shorter patch, or leave it out"
+                )
         self.config = config
         self.student = model
         self.teacher = copy.deepcopy(model).requires_grad_(False)
@@ -130,22 +140,22 @@ class LatentPrediction(nn.Module):
         total = torch.stack([self._loss(group) for group in (mixture, *([e] for e in alone)) if group]).sum()
         return Losses(total, [d for e in errors for d in e.directions], latents, there)
 
-    def _errors(self, tokens: TokenBatch, mask: Mask, targets: "Targets") -> "Errors":
+    def _errors(self, tokens: TokenBatch, mask: Mask, targets: Targets) -> Errors:
         context, valid = self.student.encode_kept(tokens, mask.keep, mask.parts)
         hidden = self.predictor(self.student, context, None if tokens.complete else valid, mask)
         prediction, truth = self.predictor.outward(hidden), take(targets.latents, mask.target)
         asked = targets.valid.gather(1, mask.target) & valid.any(1)[:, None]
-        errors = by_view((prediction.float() - truth).abs()), take(targets.of_mean, mask.target)
+        views = by_view((prediction.float() - truth).abs()), take(targets.of_mean, mask.target)
         # One sensor alone is not asked for what all of them make of its tokens, only for its own content.
-        errors, of_mean = (e[..., 1] if mask.family == ALONE else e.mean(-1) for e in errors)
+        errors, of_mean = (view[..., 1] if mask.family == ALONE else view.mean(-1) for view in views)
         return Errors(
             self._directions(errors, of_mean, asked, mask),
             self._signal_loss(hidden, targets.signals, asked, mask) if self.config.signal else None,
             self._contrasts(own(prediction), own(truth), asked, mask) if self.config.contrast else [],
         )
 
-    def _loss(self, errors: Sequence["Errors"]) -> Tensor:
-        """() of masks that count together: mean over directions, then over masks, then over sensors."""
+    def _loss(self, errors: Sequence[Errors]) -> Tensor:
+        """() of masks that count together: the mean over their directions, and those of their signals and contrasts."""
         total = torch.stack([d.loss for e in errors for d in e.directions]).mean()
         if self.config.signal:
             total = total + self.config.signal * torch.stack([e.signal for e in errors if e.signal is not None]).mean()
@@ -195,7 +205,10 @@ class LatentPrediction(nn.Module):
         )
         return [
             Direction(
-                context, names[s], *((e[:, own] * weight[:, own]).sum(1).mean() for e in (errors, errors_of_mean))
+                context,
+                names[s],
+                *((e[:, own] * weight[:, own]).sum(1).mean() for e in (errors, errors_of_mean)),
+                alone=mask.family == ALONE,
             )
             for s, own in mask.columns.items()
         ]
@@ -266,7 +279,7 @@ class LatentPrediction(nn.Module):
         """`predict_sensor` for a batch that the teacher has tokenized: many directions then share its tokens."""
         names = self.student.names
         unknown = sorted({*context, target} - set(names))
-        if unknown or target in context or not context:
+        if unknown or target in context or not context or len(set(context)) < len(context):
             raise ValueError(f"predict {list(context)} -> {target}: expected different sensors of {list(names)}")
         sensor = self.student.sensor
         of_sensor = [(sensor == names.index(c)).nonzero()[:, 0] for c in context]

@@ -21,7 +21,7 @@ WIDE = 6
 
 def window_mask(run: Run, window: int, seed: int) -> Mask:
     """The mask of one window, drawn from the run's own mixture: a pure function of (seed, number of the window)."""
-    masks = run.config.objective.masks.model_copy(update={"masks_per_clip": 1})
+    masks = run.config.objective.masks.model_copy(update={"masks_per_clip": 1, "alone": []})
     layout = run.model.layout
     on_host = TokenLayout(layout.time_s.cpu(), layout.place.cpu(), layout.sensor.cpu(), layout.names)
     return draw_masks(on_host, masks, seed, step=window, items=[window])[0]
