@@ -1,4 +1,4 @@
-"""MultiSense: tokenize, encode, pool. One shared transformer over the tokens of every sensor."""
+"""MultiSense: tokenize, encode, pool. One transformer over the tokens of all sensors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
