@@ -107,8 +107,9 @@ def one_by_one(arms: Sequence[Arm]) -> Iterator[tuple[Arm, str]]:
 
 
 def in_processes(arms: Sequence[Arm], workers: int) -> Iterator[tuple[Arm, str]]:
-    """Each arm in a fresh process of its own; at most `workers` of them share the cores."""
-    threads = max((os.cpu_count() or 1) // workers, 1)
+    """Each arm in a fresh process of its own; at most `workers` of them share the cores, or as many threads as torch has
+    here where these are fewer: OMP_NUM_THREADS is meant for them, too."""
+    threads = max(min((os.cpu_count() or 1) // workers, torch.get_num_threads()), 1)
     with ThreadPoolExecutor(workers) as pool:
         waiting = {pool.submit(_in_process, arm, threads): arm for arm in arms}
         try:

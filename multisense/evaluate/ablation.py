@@ -133,7 +133,10 @@ def probe_logs(run: Run, given: Sequence[SensorLog]) -> tuple[Sequence[SensorLog
     if has_training_logs(run.config):
         return training_logs(run.config), held_out_of(run.config, given)
     at = Path(data.train).resolve()
-    words = f"The run's training logs ({data.train}) are gone, nothing is at {at}: probes are trained on given logs."
+    words = (
+        f"The run's training logs ({data.train}) are not at {at}, as seen from this folder: probes are trained on a part of "
+        "the given logs and scored on the rest, lower than they would be. Call from the folder where the run was trained."
+    )
     Console(stderr=True).print(words, markup=False, soft_wrap=True)
     held_out = [log for log in given if log.name in data.hold_out]
     if held_out and len(held_out) < len(given):
