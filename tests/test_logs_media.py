@@ -113,7 +113,8 @@ def test_auto_reads_long_groups_without_decord(tmp_path: Path, monkeypatch: pyte
 
 def test_frames_too_narrow_for_decord_are_read_by_pyav(tmp_path: Path) -> None:
     path = str(tmp_path / "narrow.mp4")
-    write_video(path, numbered_frames(side=32), 20, group=60)
+    # How rows are padded is the processor's: 32 pixels are narrow only where it has AVX-512.
+    write_video(path, numbered_frames(side=16), 20, group=60)
     with pytest.raises(LogError, match=r"narrow\.mp4: found decord frames of shape .*Use the pyav backend"):
         open_video(path, "decord")
     assert numbers(open_video(path).frames([7, 59])).tolist() == [7, 59]
