@@ -1,11 +1,13 @@
 """Does anything beat chance where nothing can be known: `python tools/null_world.py RUN [LOGS] [--permutations 5] [--logs 200]`.
 
-Labels are permuted between logs, so that no window's signals say anything of its label but when in a log it is (what all
-logs have in common at that moment is left). Prints, for every label, in what share of the cells (subset of sensors x
-permutation) the 95 % interval lies above chance; 2.5 % is what an interval allows on that side.
+Labels are permuted between logs, and in each log between its windows: what all logs have in common at one moment, such
+as that an arm has not yet touched anything, would else be known from any signal that tells the time. Prints, for every
+label, in what share of the cells (subset of sensors x permutation) the 95 % interval lies above chance; 2.5 % is what an
+interval allows on that side.
 """
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,10 +42,11 @@ def permuted(
     number = np.array([log for log, _ in windows.index])
     held, above = number >= len(train), dict[str, list[bool]]()
     for seed in track(range(permutations), "probing", transient=True):
-        order = np.random.default_rng(seed).permutation(len(logs))
+        rng = np.random.default_rng(seed)
+        order, moments = rng.permutation(len(logs)), _shuffled(windows.index, number, rng)
         others = [Relabelled(dict(logs[other].labels)) for other in order]
         sides = [
-            targets(others, [windows.index[i] for i in np.flatnonzero(side)], seconds, label_names(others))
+            targets(others, [moments[i] for i in np.flatnonzero(side)], seconds, label_names(others))
             for side in (~held, held)
         ]
         kept, _ = bench(*sides, number[~held], number[held] - len(train), seed=seed)
@@ -53,6 +56,18 @@ def permuted(
                 for name, score in kept.scores(x[~held], x[held]).items():
                     above.setdefault(name, []).append((score.interval()["low"] or -1) > chance[name].value)
     return above
+
+
+def _shuffled(
+    index: Sequence[tuple[int, float]], number: np.ndarray, rng: np.random.Generator
+) -> list[tuple[int, float]]:
+    """The windows, those of each log in another order."""
+    found = list(index)
+    for log in np.unique(number):
+        own = np.flatnonzero(number == log)
+        for here, there in zip(own, rng.permutation(own), strict=True):
+            found[here] = index[there]
+    return found
 
 
 def main() -> None:
