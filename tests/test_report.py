@@ -291,6 +291,8 @@ def test_a_loss_is_shown_as_a_change_with_its_interval_turned():
     assert (cell.words, cell.note, cell.is_strong) == ("-0.20", "[-0.40, -0.10] p=0.004", True)
     assert cell.values == (-0.2, -0.4, -0.1)
     assert not gap({"mean": 0.2, "low": -0.1, "high": 0.4}).is_strong
+    assert not gap({"mean": 0.2, "low": 0.1, "high": 0.4, "p": 0.54}).is_strong  # of many comparisons
+    assert gap({"mean": 0.2, "low": 0.1, "high": 0.4}).is_strong
 
 
 @pytest.mark.parametrize("mean", [-0.5, 0.0, 0.3, 0.45, 0.5, 0.55, 0.6, 0.8, 1.0])

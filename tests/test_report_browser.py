@@ -132,6 +132,16 @@ def test_a_table_sorts_by_number_and_by_word(page):
     assert labels == sorted(labels)
 
 
+def test_bold_is_what_a_table_calls_so_and_nothing_else(page):
+    page.locator("table.plain tbody td").first.evaluate("cell => cell.classList.add('strong')")
+    cells = page.evaluate(
+        "[...document.querySelectorAll('table.plain td')].map("
+        "cell => [cell.classList.contains('strong'), getComputedStyle(cell).fontWeight >= 600])"
+    )
+    assert [True, True] in cells
+    assert all(strong == bold for strong, bold in cells)
+
+
 def test_a_table_comes_as_csv(page, tmp_path):
     with page.expect_download() as coming:
         page.locator("a.csv[download='ablation.csv']").click()

@@ -89,8 +89,8 @@ def _mattered(found: Findings) -> str:
         "say which senses a column holds; below a score stands its 95 % interval."
     )
     needs = (
-        "What taking one sense away changes for each label (bold: beyond its interval), and what all together add to the "
-        "best single one (synergy; below 0, a probe on all senses has more to confuse it than to use)."
+        "What taking one sense away changes for each label (bold: p below .05 or, without a p, beyond its interval), and "
+        "what all together add to the best single one (synergy; below 0, a probe on all senses has more to confuse it than to use)."
     )
     return (
         f"<p>{words}</p><div class='narrow'>{overview(tree)}</div><h3>Dropped at the input of one model</h3>"

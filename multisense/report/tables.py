@@ -67,7 +67,8 @@ def score(cell: Mapping[str, Any] | None) -> Cell:
 
 
 def gap(cell: Mapping[str, Any] | None, sign: int = 1) -> Cell:
-    """A difference, signed; strong where its interval leaves 0 out. `sign` -1 turns a loss into a change."""
+    """A difference, signed; strong where p is below .05 or, without a p, its interval leaves 0 out. `sign` -1 turns a loss
+    into a change."""
     if cell is None or cell["mean"] is None:
         return NONE
     mean, low, high = sign * cell["mean"], cell["low"], cell["high"]
@@ -75,8 +76,9 @@ def gap(cell: Mapping[str, Any] | None, sign: int = 1) -> Cell:
         low, high = sorted((sign * low, sign * high))
     note = "" if low is None or high is None else f"[{_signed(low)}, {_signed(high)}]"
     note += f" p={cell['p']:.2g}" if cell.get("p") is not None else ""
-    is_strong = low is not None and high is not None and (low > 0 or high < 0) and _signed(mean) != "0.00"
-    return Cell(_signed(mean), (mean, low, high), note, is_strong=is_strong)
+    is_beyond = low is not None and high is not None and (low > 0 or high < 0)
+    is_told = is_beyond if cell.get("p") is None else cell["p"] < 0.05
+    return Cell(_signed(mean), (mean, low, high), note, is_strong=is_told and _signed(mean) != "0.00")
 
 
 def _signed(value: float) -> str:
